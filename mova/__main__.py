@@ -1,0 +1,219 @@
+"""The command line: `python -m mova generate` makes a clip, `python -m mova inspect` describes a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from mova.layout import CheckpointError, CheckpointInfo, inspect_checkpoint
+from mova.media import MediaError
+from mova.picture import fit_picture, open_picture
+from mova.spec import ClipSpec, problems
+
+DEFAULTS = ClipSpec()
+EXIT_WRONG_INPUT = 2
+EXIT_CANCELLED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 2 for input that can't be used, 130 when interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (CheckpointError, MediaError, ValidationError, ValueError, OSError) as error:
+        sentences = problems(error) if isinstance(error, ValidationError) else [str(error)]
+        print("\n".join(f"mova: {sentence}" for sentence in sentences), file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    except KeyboardInterrupt:
+        print("mova: stopped; nothing was written.", file=sys.stderr)
+        return EXIT_CANCELLED
+    return status
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Make one clip and say what it is."""
+    checkpoint = _checkpoint(options.checkpoint)
+    spec = _spec(options, inspect_checkpoint(checkpoint).default_spec)
+    target = _target(options.output)
+
+    first, last = (
+        fit_picture(open_picture(path), spec.height, spec.width, how=options.fit) if path else None
+        for path in (options.first_frame, options.last_frame)
+    )
+    from mova.pipeline import MovaPipeline  # torch takes seconds to import: not before the input is known to be good
+
+    progress = _Progress()
+    pipeline = MovaPipeline.from_pretrained(
+        checkpoint,
+        device=options.device,
+        dtype=options.dtype,
+        offload=options.offload,
+        free_first_expert=options.free_first_expert,
+        on_step=progress,
+    )
+    clip = pipeline(options.prompt, first, spec=spec, last_image=last, on_step=progress)
+    if options.save_tensors:
+        _save_tensors(clip, options.save_tensors)
+    report = clip.save(target, loudness=options.loudness)
+    progress.close()
+    for note in clip.notes:
+        print(note)
+    print(
+        f"{target}: {report.width}x{report.height}, {report.num_frames} frames, {report.duration:.2f} s, "
+        f"seed {spec.seed}, {_decibels(report.delivered.integrated, 'LUFS')}, "
+        f"peak {_decibels(report.delivered.true_peak, 'dBTP')}"
+    )
+    return 0
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Print what a checkpoint folder holds and what it lacks; status 2 if it can't be loaded."""
+    info = inspect_checkpoint(options.folder)
+    print(f"{info.name} ({info.path})")
+    print(f"{'component':<20}{'parameters':>16}{'size':>12}  {'dtype':<10}{'files':>5}")
+    for component in info.components:
+        if component.problem:
+            print(f"{component.name:<20}{'not usable, see below':>28}")
+            continue
+        parameters = f"{component.parameters:,}" if component.parameters else "-"
+        dtypes = ", ".join(component.dtypes) or "-"
+        print(f"{component.name:<20}{parameters:>16}{_size(component.bytes):>12}  {dtypes:<10}{component.files:>5}")
+    parameters, size = (sum(getattr(part, name) for part in info.components) for name in ("parameters", "bytes"))
+    print(f"{'together':<20}{parameters:>16,}{_size(size):>12}")
+    _say_what_it_is(info)
+    return EXIT_WRONG_INPUT if info.problems else 0
+
+
+def _say_what_it_is(info: CheckpointInfo) -> None:
+    sizes = ", ".join(f"{width}x{height}" for width, height in info.sizes)
+    print(f"made for {sizes}")
+    if info.playground:
+        print("This is the playground: its weights are random, so its clips are noise.")
+    print(*(f"missing or damaged: {problem}" for problem in info.problems), sep="\n" if info.problems else "")
+    if not info.problems:
+        print("complete")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mova", description="MOVA: picture and sound from one model.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    make = commands.add_parser("generate", help="make a clip", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    make.set_defaults(run=generate)
+    _add_content(make.add_argument_group("what"))
+    _add_numbers(make.add_argument_group("how"))
+    _add_machine(make.add_argument_group("where"))
+    describe = commands.add_parser("inspect", help="describe a checkpoint from its files' headers")
+    describe.set_defaults(run=inspect)
+    describe.add_argument("folder", type=Path, help="the checkpoint's folder")
+    return parser
+
+
+def _add_content(group: Any) -> None:
+    group.add_argument("--prompt", required=True, help="what is seen and heard; may be empty")
+    group.add_argument("--first-frame", type=Path, help="a picture; without one the clip starts from white")
+    group.add_argument("--last-frame", type=Path, help="a picture the clip ends with")
+    group.add_argument("--fit", choices=("crop", "stretch"), default="crop", help="how a picture gets the clip's size")
+    group.add_argument("--negative-prompt", default=DEFAULTS.negative_prompt, help="what to steer away from")
+    group.add_argument("--output", type=Path, default=Path("clip.mp4"), help="the mp4 to write")
+    group.add_argument("--loudness", type=float, help="level the sound to this many LUFS, e.g. -14")
+    group.add_argument("--save-tensors", type=Path, metavar="FILE.safetensors", help="also write latents and pixels")
+
+
+def _add_numbers(group: Any) -> None:
+    group.add_argument("--height", type=float, help="pixels, a multiple of 16 (default: the checkpoint's)")
+    group.add_argument("--width", type=float, help="pixels, a multiple of 16 (default: the checkpoint's)")
+    group.add_argument("--num-frames", type=float, help="4n + 1 (default: the checkpoint's)")
+    group.add_argument("--fps", type=float, help="frames per second (default: the checkpoint's)")
+    group.add_argument("--num-inference-steps", type=float, help="denoising steps (default: the checkpoint's)")
+    group.add_argument("--guidance-scale", type=float, default=DEFAULTS.guidance_scale, help="1 switches it off")
+    group.add_argument("--bridge-guidance-scale", type=float, default=DEFAULTS.bridge_guidance_scale, help="1 is off")
+    group.add_argument("--video-shift", type=float, help="of the video's schedule (default: the checkpoint's)")
+    group.add_argument("--audio-shift", type=float, help="of the audio's schedule (default: the checkpoint's)")
+    group.add_argument("--seed", type=int, help="a whole number; the same one gives the same clip (default: random)")
+
+
+def _add_machine(group: Any) -> None:
+    group.add_argument("--checkpoint", type=Path, help="a MOVA checkpoint's folder (default: the playground)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
+    group.add_argument("--dtype", default="auto", help="auto (as stored), float32, bfloat16 or float16")
+    group.add_argument("--offload", choices=("none", "component", "layer"), default="none", help="where weights wait")
+    group.add_argument("--free-first-expert", action="store_true", help="drop the first video expert once it is done")
+
+
+def _spec(options: argparse.Namespace, defaults: ClipSpec) -> ClipSpec:
+    """The spec that the options ask for, the checkpoint's own where they are silent; ValidationError if impossible."""
+    chosen = {name: getattr(options, name) for name in ClipSpec.model_fields}
+    whole = {name: int(value) for name, value in chosen.items() if isinstance(value, float) and value.is_integer()}
+    given = {name: whole.get(name, value) for name, value in chosen.items() if value is not None}
+    return ClipSpec(**{**defaults.model_dump(), "seed": secrets.randbelow(2**31), **given})
+
+
+def _checkpoint(folder: Path | None) -> Path:
+    if folder is not None:
+        return folder
+    from mova.playground import make_playground
+
+    print("No --checkpoint was given: using the playground, whose weights are random. The clip will be noise.")
+    return make_playground(Path.home() / ".cache" / "mova-studio" / "MOVA-playground")
+
+
+def _target(path: Path) -> Path:
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"--output {path} doesn't end in .mp4; the clip is an mp4 file.")
+    if not path.parent.is_dir():
+        raise ValueError(f"--output {path}: the folder {path.parent} doesn't exist. Make it first.")
+    return path
+
+
+def _save_tensors(clip: Any, path: Path) -> None:
+    """float32: the latents as they leave the last step, video [T, H, W, 3] in 0 to 1, audio [samples]."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {
+        "video_latents": clip.video_latents,
+        "audio_latents": clip.audio_latents,
+        "video": torch.cat(list(clip.frames())),
+        "audio": torch.from_numpy(clip.audio()),
+    }
+    save_file({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _decibels(value: float | None, unit: str) -> str:
+    return "not measurable" if value is None else f"{value:.1f} {unit}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+class _Progress:
+    """A bar on stderr, one a phase, with the time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._phase = ""
+
+    def __call__(self, phase: str, step: int, total: int) -> None:
+        if self._bar is None or phase != self._phase:
+            self.close()
+            self._phase, self._bar = phase, tqdm(total=total, desc=phase, unit="step")
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar of the current phase."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""From a prompt to what the towers read: cleaning, tokens, UMT5."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import ftfy
+import torch
+from torch import Tensor
+
+from mova.spec import MAX_PROMPT_TOKENS
+
+
+def clean_prompt(prompt: str) -> str:
+    """The prompt as the model was trained to read it.
+
+    Mended encoding, straight quotes and ASCII commas (ftfy), HTML entities resolved twice, runs of whitespace as one
+    space. The order matters: ftfy resolves entities too, but not in a line that holds a "<".
+    """
+    mended = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return re.sub(r"\s+", " ", mended).strip()
+
+
+def token_count(tokenizer: Any, prompt: str) -> int:
+    """Tokens of the cleaned prompt with its end mark; beyond ``MAX_PROMPT_TOKENS`` they are cut off."""
+    return len(tokenizer(clean_prompt(prompt))["input_ids"])
+
+
+@torch.no_grad()
+def encode_prompt(
+    tokenizer: Any,
+    text_encoder: torch.nn.Module,
+    prompts: Sequence[str],
+    *,
+    num_videos_per_prompt: int = 1,
+    max_sequence_length: int = MAX_PROMPT_TOKENS,
+) -> Tensor:
+    """[len(prompts) * num_videos_per_prompt, max_sequence_length, d_model], in the encoder's dtype and place.
+
+    Rows after a prompt's own tokens are zero. The towers attend to them without a mask, so they are part of the text.
+    """
+    device = next(text_encoder.parameters()).device
+    tokens = tokenizer(
+        [clean_prompt(prompt) for prompt in prompts],
+        padding="max_length",
+        max_length=max_sequence_length,
+        truncation=True,
+        return_tensors="pt",
+    ).to(device)
+    hidden = text_encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    embeds: Tensor = hidden * tokens.attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return embeds.repeat_interleave(num_videos_per_prompt, dim=0)
