@@ -23,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mova.attention import Rotary
+from mova.audio_dit import audio_rope_angles
 from mova.bridge import interaction_layers
 from mova.checkpoint import build_component, load_component, load_tokenizer
 from mova.guidance import guidance
@@ -35,7 +36,6 @@ from mova.spec import ClipSpec
 from mova.text import clean_prompt, encode_prompt
 from mova.tower import TowerState, rope_angles, rotary_from_angles, sinusoidal_embedding
 from mova.video_dit import video_rope_angles
-from mova.audio_dit import audio_rope_angles
 from mova.video_vae import decode_frames, denormalise, encode_condition, normalise
 
 Results = dict[str, Any]
@@ -428,7 +428,9 @@ def _(case: Case) -> Results:
         video_shift=shifts.get("visual_shift"),
         audio_shift=shifts.get("audio_shift"),
     )
-    mova.boundary_ratio = args.get("boundary_ratio") or float(read_json(case.checkpoint / "model_index.json")["boundary_ratio"])
+    mova.boundary_ratio = args.get("boundary_ratio") or float(
+        read_json(case.checkpoint / "model_index.json")["boundary_ratio"]
+    )
     source = Image.fromarray(case.input("source_image").numpy())
     picture = fit_picture(source, spec.height, spec.width, how="crop" if args["crop"] else "stretch")
     return dict(_pipeline_results(mova, spec, args["prompt"], picture, case))
