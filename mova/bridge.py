@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -150,14 +151,35 @@ class PerFrameAttentionPooling(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.probe = nn.Parameter(torch.randn(1, 1, dim))
-        self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.attention = ProbeAttention(dim, num_heads)
         self.layernorm = nn.LayerNorm(dim, eps=BRIDGE_EPS)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """[B, f*h*w, dim] to [B, f, dim]."""
         frames = x.unflatten(1, (grid[0], -1)).flatten(0, 1)  # [B*f, h*w, dim]
-        pooled, _ = self.attention(self.probe.expand(frames.shape[0], -1, -1), frames, frames, need_weights=False)
+        pooled = self.attention(self.probe.expand(frames.shape[0], -1, -1), frames)
         return self.layernorm(pooled.squeeze(1)).unflatten(0, (x.shape[0], grid[0]))
+
+
+class ProbeAttention(nn.Module):
+    """torch's MultiheadAttention, its parameters and numbers, with ``out_proj`` called as the module that it is.
+
+    torch's own reads that weight past the module, so that neither offloading nor LoRA would take part.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.randn(3 * dim, dim) / dim**0.5)
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, context: Tensor) -> Tensor:
+        """``query`` [B, 1, dim] attends to ``context`` [B, S, dim]."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        projected = [F.linear(x, *part) for x, *part in zip((query, context, context), weights, biases, strict=True)]
+        heads = [part.unflatten(-1, (self.heads, -1)) for part in projected]
+        return self.out_proj(dispatch_attention_fn(*heads).flatten(-2))
 
 
 class AdaLayerNorm(nn.Module):

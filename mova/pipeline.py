@@ -247,23 +247,24 @@ class MovaPipeline:
         with that seed would give.
         """
         on_step("text", 0, 1)
+        device = self.placement.device
         with self.placement.use("text_encoder") as (text_encoder,):
-            embeds = encode_prompt(self.tokenizer, text_encoder, prompts)
+            embeds = encode_prompt(self.tokenizer, text_encoder, prompts, device=device)
             negative = None
             if plan.needs_negative_prompt:
-                negative = encode_prompt(self.tokenizer, text_encoder, [spec.negative_prompt])
+                negative = encode_prompt(self.tokenizer, text_encoder, [spec.negative_prompt], device=device)
                 negative = negative.expand_as(embeds)
         on_step("text", 1, 1)
         on_step("frame", 0, 1)
         first = to_tensor(image or white_picture(spec.height, spec.width), spec)
-        last = None if last_image is None else to_tensor(last_image, spec).to(self.placement.device)
+        last = None if last_image is None else to_tensor(last_image, spec).to(device)
         with self.placement.use("video_vae") as (vae,):
-            condition = encode_condition(vae, first.to(self.placement.device), spec.num_frames, last)
+            condition = encode_condition(vae, first.to(device), spec.num_frames, last)
         noise = [self.draw_noise(spec, spec.seed + index) for index in range(len(prompts))]
         on_step("frame", 1, 1)
         return Prepared(
-            latents=torch.cat([video for video, _ in noise]).to(self.placement.device),
-            audio_latents=torch.cat([audio for _, audio in noise]).to(self.placement.device),
+            latents=torch.cat([video for video, _ in noise]).to(device),
+            audio_latents=torch.cat([audio for _, audio in noise]).to(device),
             condition=condition.expand(len(prompts), -1, -1, -1, -1),
             prompt_embeds=embeds,
             negative_prompt_embeds=negative,

@@ -35,14 +35,14 @@ def encode_prompt(
     text_encoder: torch.nn.Module,
     prompts: Sequence[str],
     *,
+    device: torch.device | str = "cpu",
     num_videos_per_prompt: int = 1,
     max_sequence_length: int = MAX_PROMPT_TOKENS,
 ) -> Tensor:
-    """[len(prompts) * num_videos_per_prompt, max_sequence_length, d_model], in the encoder's dtype and place.
+    """[len(prompts) * num_videos_per_prompt, max_sequence_length, d_model] on ``device``, in the encoder's dtype.
 
     Rows after a prompt's own tokens are zero. The towers attend to them without a mask, so they are part of the text.
     """
-    device = next(text_encoder.parameters()).device
     tokens = tokenizer(
         [clean_prompt(prompt) for prompt in prompts],
         padding="max_length",
