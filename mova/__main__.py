@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from mova.layout import CheckpointError, CheckpointInfo, inspect_checkpoint
-from mova.media import MediaError
+from mova.media import MediaError, write_wav
 from mova.picture import fit_picture, open_picture
 from mova.spec import ClipSpec, problems
 
@@ -63,6 +63,8 @@ def generate(options: argparse.Namespace) -> int:
     clip = pipeline(options.prompt, first, spec=spec, last_image=last, on_step=progress)
     if options.save_tensors:
         _save_tensors(clip, options.save_tensors)
+    if options.save_audio:
+        write_wav(options.save_audio, clip.audio(), clip.sample_rate)
     report = clip.save(target, loudness=options.loudness)
     progress.close()
     for note in clip.notes:
@@ -125,6 +127,7 @@ def _add_content(group: Any) -> None:
     group.add_argument("--negative-prompt", default=DEFAULTS.negative_prompt, help="what to steer away from")
     group.add_argument("--output", type=Path, default=Path("clip.mp4"), help="the mp4 to write")
     group.add_argument("--loudness", type=float, help="level the sound to this many LUFS, e.g. -14")
+    group.add_argument("--save-audio", type=Path, metavar="FILE.wav", help="also write the sound as the model made it")
     group.add_argument("--save-tensors", type=Path, metavar="FILE.safetensors", help="also write latents and pixels")
 
 

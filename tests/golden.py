@@ -30,6 +30,7 @@ from mova.checkpoint import build_component, load_component, load_tokenizer
 from mova.guidance import guidance
 from mova.joint import JointTransformer
 from mova.layout import read_json
+from mova.media import to_pcm16
 from mova.picture import fit_picture
 from mova.pipeline import MovaPipeline, Prepared, to_pixels, to_tensor
 from mova.scheduler import FlowMatchPairScheduler
@@ -414,6 +415,11 @@ def _(case: Case) -> Results:
 def _(case: Case) -> Results:
     pictures = case.input("video")[0].permute(1, 2, 3, 0) * 0.5 + 0.5
     return {"frames": torch.from_numpy(to_pixels(pictures.clamp(0, 1)))}
+
+
+@handles(r"/wav/")
+def _(case: Case) -> Results:
+    return {"pcm": torch.from_numpy(to_pcm16(case.input("audio").numpy()))}
 
 
 @handles(r"^pipeline/")

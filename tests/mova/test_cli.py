@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import av
@@ -94,6 +95,13 @@ def test_a_file_that_is_no_picture_is_refused(
     first = ["--first-frame", str(tmp_path / "frame.png")]
     assert main(arguments(playground, tmp_path / "clip.mp4", *first)) == 2
     assert "picture" in capsys.readouterr().err
+
+
+def test_the_sound_alone(playground: Path, tmp_path: Path) -> None:
+    assert main(arguments(playground, tmp_path / "clip.mp4", "--save-audio", str(tmp_path / "clip.wav"))) == 0
+    with wave.open(str(tmp_path / "clip.wav")) as sound:
+        assert (sound.getnchannels(), sound.getframerate(), sound.getnframes()) == (1, 16_000, 6666)
+        assert any(sound.readframes(6666))
 
 
 def test_inspecting(playground: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
