@@ -1,0 +1,1 @@
+"""The studio: jobs, the worker that renders them, and the pages that show them."""

@@ -1,0 +1,79 @@
+"""What the studio is told: by the environment (``STUDIO_…``), then ``.streamlit/secrets.toml``, then defaults."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from app.jobs import Offload
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRETS = ROOT / ".streamlit" / "secrets.toml"
+TABLE = "studio"  # the table of secrets.toml that is ours; Streamlit exports what stands outside of tables
+
+
+class SettingsError(Exception):
+    """A setting cannot be used; the message names it, its value and where it may be set."""
+
+
+class Settings(BaseSettings):
+    """Everything that may differ between two machines. Paths are absolute once validated."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STUDIO_", env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+    )
+
+    data: Path = Path("data")
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8501, ge=0, le=65535)
+    checkpoint: Path | None = None
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    offload: Offload = "none"
+    free_first_expert: bool = False
+    loudness: float | None = Field(None, ge=-70, le=0)  # LUFS to level the sound to; None leaves it as it is
+
+    @field_validator("data", "checkpoint")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else path
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, ``[studio]`` of secrets.toml; first come, first served."""
+        secrets = TomlConfigSettingsSource(settings_cls, toml_file=SECRETS, toml_table_header=(TABLE,))
+        return init_settings, env_settings, secrets
+
+
+def load(**given: Any) -> Settings:
+    """The settings in force, ``given`` (a command line) above all else.
+
+    Raises:
+        SettingsError: one sentence per setting that cannot be used.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(dict(item)) for item in error.errors())) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{SECRETS} can't be read as TOML ({error}). Mend that line.") from error
+
+
+def _sentence(item: dict[str, Any]) -> str:
+    name = str(item["loc"][0])
+    if item["type"] == "extra_forbidden":
+        known = ", ".join(Settings.model_fields)
+        return f"There is no setting {name!r} in [{TABLE}] of {SECRETS}; the settings are: {known}."
+    where = f"Set STUDIO_{name.upper()}, or {name} under [{TABLE}] in {SECRETS}."
+    return f"The setting {name} = {item['input']!r} can't be used: {item['msg'].lower()}. {where}"

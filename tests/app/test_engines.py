@@ -1,0 +1,94 @@
+"""The local engine, real, on the playground checkpoint: small clips, one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+
+from app.engines import LocalEngine, open_engine
+from app.jobs import Brief, Cancelled, Draft
+from app.settings import Settings
+from mova.layout import CheckpointError
+from mova.picture import PictureError
+from tests.app.conftest import make_brief, picture
+
+
+def quiet(phase: str, step: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def engine(data: Path) -> LocalEngine:
+    return LocalEngine(data, device="cpu")
+
+
+def render(engine: LocalEngine, brief: Brief, target: Path) -> bytes:
+    engine.render(brief, Draft(prompt=brief.prompt, first_frame=brief.first_frame), target, quiet)
+    return target.read_bytes()
+
+
+def test_a_prompt_and_a_picture_become_a_clip(engine: LocalEngine, data: Path) -> None:
+    (data / "frame.png").write_bytes(picture(200, 100))
+    brief = make_brief(steps=1, first_frame="frame.png", last_frame="frame.png")
+    heard: list[str] = []
+    draft = Draft(prompt=brief.prompt, first_frame=brief.first_frame)
+    rendered = engine.render(brief, draft, data / "clip.mp4", lambda phase, step, total: heard.append(phase))
+    assert list(dict.fromkeys(heard)) == ["loading", "text", "frame", "denoising", "decoding", "writing"]
+    assert (rendered.width, rendered.height, rendered.num_frames, rendered.duration) == (64, 48, 5, 0.5)
+    assert rendered.notes == ()
+    with av.open(str(data / "clip.mp4")) as clip:
+        assert len(clip.streams.audio) == 1
+
+
+def test_the_pipeline_stays_loaded_and_a_seed_means_a_clip(engine: LocalEngine, data: Path) -> None:
+    brief = make_brief(steps=1)
+    first = render(engine, brief, data / "a.mp4")
+    heard: list[str] = []
+    engine.render(brief, Draft(prompt=brief.prompt), data / "b.mp4", lambda phase, step, total: heard.append(phase))
+    assert "loading" not in heard
+    assert (data / "b.mp4").read_bytes() == first
+    other = brief.model_copy(update={"spec": brief.spec.model_copy(update={"seed": 8})})
+    assert render(engine, other, data / "c.mp4") != first
+
+
+def test_another_offload_loads_afresh_and_gives_the_same_clip(engine: LocalEngine, data: Path) -> None:
+    first = render(engine, make_brief(steps=1), data / "a.mp4")
+    heard: list[str] = []
+    brief = make_brief(steps=1, offload="component")
+    engine.render(brief, Draft(prompt=brief.prompt), data / "d.mp4", lambda phase, step, total: heard.append(phase))
+    assert "loading" in heard
+    assert (data / "d.mp4").read_bytes() == first
+
+
+def test_a_cancel_leaves_no_file_and_the_engine_usable(engine: LocalEngine, data: Path) -> None:
+    first = render(engine, make_brief(steps=1), data / "a.mp4")
+
+    def cancel(phase: str, step: int, total: int) -> None:
+        if phase == "denoising":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        engine.render(make_brief(steps=2), Draft(prompt=""), data / "cancelled.mp4", cancel)
+    assert not list(data.glob("cancelled*"))
+    assert render(engine, make_brief(steps=1), data / "e.mp4") == first
+
+
+def test_what_is_missing_is_said(engine: LocalEngine, data: Path) -> None:
+    nowhere = make_brief(steps=1).model_copy(update={"checkpoint": "checkpoints/nowhere"})
+    with pytest.raises(CheckpointError, match="nowhere is not a folder"):
+        render(engine, nowhere, data / "f.mp4")
+    with pytest.raises(PictureError, match="can't be read"):
+        render(engine, make_brief(first_frame="gone.png"), data / "f.mp4")
+
+
+def test_settings_reach_the_engine(data: Path) -> None:
+    engine = open_engine(Settings(data=data, device="cuda:99"))
+    with pytest.raises(ValueError, match="cuda:99"):
+        engine.render(make_brief(), Draft(prompt=""), data / "g.mp4", quiet)
