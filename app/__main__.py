@@ -11,8 +11,8 @@ from pathlib import Path
 
 import uvicorn
 
-from app.jobs import JobStore, StoreError
 from app.settings import ROOT, Settings, SettingsError, load
+from app.store import JobStore, StoreError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,8 +15,9 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from app.checkpoints import find_checkpoints
 from app.form import in_words
-from app.jobs import FIRST_FRAME, Brief, Failure, Job, JobStore, Progress, Status
+from app.jobs import FIRST_FRAME, Brief, Failure, Job, Progress, Status
 from app.settings import Settings, load
+from app.store import JobStore
 from app.worker import is_running
 from app.workflow import CLIP, POSTER
 from mova.layout import PLAYGROUND_NAME, CheckpointInfo

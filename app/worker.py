@@ -20,8 +20,9 @@ from filelock import FileLock, Timeout
 
 from app import workflow
 from app.engines import Engine, open_engine
-from app.jobs import Cancelled, Failure, Job, JobStore, Progress, Status, StoreError
+from app.jobs import Cancelled, Failure, Job, Progress, Status
 from app.settings import SettingsError, load
+from app.store import JobStore, StoreError
 from mova.layout import CheckpointError
 from mova.picture import PictureError
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.jobs import Brief, JobStore
+from app.jobs import Brief
+from app.store import JobStore
 from mova.spec import ClipSpec
 
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from app import __main__ as program
-from app.jobs import JobStore
 from app.settings import ROOT
+from app.store import JobStore
 from app.worker import is_running
 from tests.app.conftest import make_brief, picture, wait_for
 from tests.app.fakes import write_clip

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app import supervisor
-from app.jobs import JobStore
+from app.store import JobStore
 from app.supervisor import Supervisor, WorkerState
 from app.worker import is_running
 from tests.app.conftest import wait_for

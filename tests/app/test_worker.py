@@ -13,8 +13,9 @@ import av
 import pytest
 
 from app import worker
-from app.jobs import Job, JobStore, Status
+from app.jobs import Job, Status
 from app.settings import ROOT
+from app.store import JobStore
 from app.worker import ALREADY_SERVED, explain, is_running
 from mova.layout import CheckpointError
 from mova.picture import PictureError

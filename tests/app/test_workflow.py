@@ -7,7 +7,8 @@ import av
 import pytest
 
 from app import workflow
-from app.jobs import Brief, Draft, JobStore
+from app.jobs import Brief, Draft
+from app.store import JobStore
 from app.workflow import Context, Stage
 from mova.picture import open_picture
 from tests.app.fakes import FakeEngine

@@ -11,8 +11,9 @@ from filelock import FileLock
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from app.jobs import Brief, Failure, Job, JobStore, Progress, Rendered, Status
+from app.jobs import Brief, Failure, Job, Progress, Rendered, Status
 from app.settings import ROOT
+from app.store import JobStore
 from tests.app.conftest import make_brief, picture
 
 

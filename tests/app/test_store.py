@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.jobs import DATABASE, MIGRATIONS, Brief, Draft, Failure, JobStore, Progress, Rendered, Status, StoreError
+from app.jobs import Brief, Draft, Failure, Progress, Rendered, Status
+from app.store import DATABASE, MIGRATIONS, JobStore, StoreError
 from mova.picture import PictureError
 from tests.app.conftest import make_brief, picture
 

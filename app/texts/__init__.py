@@ -1,0 +1,49 @@
+"""Every sentence that a creator reads, in English and Chinese: one catalogue, a file a page.
+
+A key is `file.name`, as in ``create.generate``; a file holds ``[name]`` tables with ``en`` and ``zh``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+class Language(StrEnum):
+    """A language of the catalogue; the value is its browser locale's beginning."""
+
+    EN = "en"
+    ZH = "zh"
+
+    @property
+    def own_name(self) -> str:
+        """What the language calls itself."""
+        return {"en": "English", "zh": "中文"}[self.value]
+
+
+def language_of(locale: str | None) -> Language:
+    """The catalogue's language for a browser locale such as zh-CN; English for those it doesn't have."""
+    return next((language for language in Language if (locale or "").lower().startswith(language)), Language.EN)
+
+
+def text(key: str, language: Language, **values: Any) -> str:
+    """The sentence of that key. ``values`` fill its {placeholders}; they are never read as templates themselves.
+
+    Raises:
+        KeyError: no such key.
+    """
+    template = catalogue()[key][language]
+    return template.format(**values) if values else template
+
+
+@cache
+def catalogue() -> dict[str, dict[str, str]]:
+    """Key -> language -> template, of every file beside this one."""
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted(Path(__file__).parent.glob("*.toml")):
+        entries = tomllib.loads(file.read_text(encoding="utf-8"))
+        found |= {f"{file.stem}.{name}": entry for name, entry in entries.items()}
+    return found
