@@ -17,7 +17,7 @@ from torch import Tensor
 from mova.checkpoint import DTYPES, load_component, load_scheduler, load_tokenizer, save_checkpoint
 from mova.guidance import Guidance, guidance
 from mova.joint import JointTransformer
-from mova.layout import WEIGHTED, inspect_checkpoint, read_model_index
+from mova.layout import WEIGHTED, read_model_index
 from mova.media import ClipReport, write_clip
 from mova.picture import white_picture
 from mova.placement import Offload, Placement, choose_device
@@ -189,14 +189,13 @@ class MovaPipeline:
 
     def save_pretrained(self, target: Path | str) -> None:
         """Write the checkpoint into the folder ``target`` in the official layout."""
-        name = inspect_checkpoint(self.checkpoint).name
         save_checkpoint(
             Path(target),
             {component: self.placement.get(component) for component in WEIGHTED},
             self.scheduler,
             self.checkpoint / "tokenizer",
             boundary_ratio=self.boundary_ratio,
-            name=name,
+            name=read_model_index(self.checkpoint).get("_name_or_path"),
         )
 
     @torch.no_grad()
