@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from mova.layout import CheckpointError, CheckpointInfo, inspect_checkpoint
-from mova.media import MediaError, write_wav
+from mova.media import MediaError, check_loudness, write_wav
 from mova.picture import fit_picture, open_picture
 from mova.spec import ClipSpec, problems
 
@@ -33,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentences = problems(error) if isinstance(error, ValidationError) else [str(error)]
         print("\n".join(f"mova: {sentence}" for sentence in sentences), file=sys.stderr)
         return EXIT_WRONG_INPUT
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not have been imported
+            raise
+        print(
+            f"mova: out of memory. Try --offload component, then layer, or a smaller clip. ({error})", file=sys.stderr
+        )
+        return EXIT_WRONG_INPUT
     except KeyboardInterrupt:
         print("mova: stopped; nothing was written.", file=sys.stderr)
         return EXIT_CANCELLED
@@ -43,7 +50,10 @@ def generate(options: argparse.Namespace) -> int:
     """Make one clip and say what it is."""
     checkpoint = _checkpoint(options.checkpoint)
     spec = _spec(options, inspect_checkpoint(checkpoint).default_spec)
-    target = _target(options.output)
+    if options.loudness is not None:
+        check_loudness(options.loudness)
+    for option, suffix in (("output", ".mp4"), ("save_audio", ".wav"), ("save_tensors", ".safetensors")):
+        _check_target(option, getattr(options, option), suffix)
 
     first, last = (
         fit_picture(open_picture(path), spec.height, spec.width, how=options.fit) if path else None
@@ -61,16 +71,17 @@ def generate(options: argparse.Namespace) -> int:
         on_step=progress,
     )
     clip = pipeline(options.prompt, first, spec=spec, last_image=last, on_step=progress)
-    if options.save_tensors:
-        _save_tensors(clip, options.save_tensors)
-    if options.save_audio:
-        write_wav(options.save_audio, clip.audio(), clip.sample_rate)
-    report = clip.save(target, loudness=options.loudness)
+    frames: list[Any] = []
+    report = clip.save(options.output, options.loudness, on_frames=frames.append if options.save_tensors else None)
     progress.close()
+    if options.save_audio:
+        write_wav(options.save_audio, clip.audio, clip.sample_rate)
+    if options.save_tensors:
+        _save_tensors(clip, frames, options.save_tensors)
     for note in clip.notes:
         print(note)
     print(
-        f"{target}: {report.width}x{report.height}, {report.num_frames} frames, {report.duration:.2f} s, "
+        f"{options.output}: {report.width}x{report.height}, {report.num_frames} frames, {report.duration:.2f} s, "
         f"seed {spec.seed}, {_decibels(report.delivered.integrated, 'LUFS')}, "
         f"peak {_decibels(report.delivered.true_peak, 'dBTP')}"
     )
@@ -96,19 +107,20 @@ def inspect(options: argparse.Namespace) -> int:
 
 
 def _say_what_it_is(info: CheckpointInfo) -> None:
+    if info.problems:
+        print(*(f"missing or damaged: {problem}" for problem in info.problems), sep="\n")
+        return
     sizes = ", ".join(f"{width}x{height}" for width, height in info.sizes)
     print(f"made for {sizes}")
     if info.playground:
         print("This is the playground: its weights are random, so its clips are noise.")
-    print(*(f"missing or damaged: {problem}" for problem in info.problems), sep="\n" if info.problems else "")
-    if not info.problems:
-        print("complete")
+    print("complete (every file is there and whole; names and shapes are checked when it is loaded)")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description="MOVA: picture and sound from one model.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    make = commands.add_parser("generate", help="make a clip", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    make = commands.add_parser("generate", help="make a clip")
     make.set_defaults(run=generate)
     _add_content(make.add_argument_group("what"))
     _add_numbers(make.add_argument_group("how"))
@@ -123,9 +135,13 @@ def _add_content(group: Any) -> None:
     group.add_argument("--prompt", required=True, help="what is seen and heard; may be empty")
     group.add_argument("--first-frame", type=Path, help="a picture; without one the clip starts from white")
     group.add_argument("--last-frame", type=Path, help="a picture the clip ends with")
-    group.add_argument("--fit", choices=("crop", "stretch"), default="crop", help="how a picture gets the clip's size")
-    group.add_argument("--negative-prompt", default=DEFAULTS.negative_prompt, help="what to steer away from")
-    group.add_argument("--output", type=Path, default=Path("clip.mp4"), help="the mp4 to write")
+    group.add_argument(
+        "--fit", choices=("crop", "stretch"), default="crop", help="how a picture gets the clip's size (default: crop)"
+    )
+    group.add_argument(
+        "--negative-prompt", default=DEFAULTS.negative_prompt, help="what to steer away from (default: the model's own)"
+    )
+    group.add_argument("--output", type=Path, default=Path("clip.mp4"), help="the mp4 to write (default: clip.mp4)")
     group.add_argument("--loudness", type=float, help="level the sound to this many LUFS, e.g. -14")
     group.add_argument("--save-audio", type=Path, metavar="FILE.wav", help="also write the sound as the model made it")
     group.add_argument("--save-tensors", type=Path, metavar="FILE.safetensors", help="also write latents and pixels")
@@ -137,8 +153,10 @@ def _add_numbers(group: Any) -> None:
     group.add_argument("--num-frames", type=float, help="4n + 1 (default: the checkpoint's)")
     group.add_argument("--fps", type=float, help="frames per second (default: the checkpoint's)")
     group.add_argument("--num-inference-steps", type=float, help="denoising steps (default: the checkpoint's)")
-    group.add_argument("--guidance-scale", type=float, default=DEFAULTS.guidance_scale, help="1 switches it off")
-    group.add_argument("--bridge-guidance-scale", type=float, default=DEFAULTS.bridge_guidance_scale, help="1 is off")
+    group.add_argument("--guidance-scale", type=float, default=DEFAULTS.guidance_scale, help="1 is off (default: 5)")
+    group.add_argument(
+        "--bridge-guidance-scale", type=float, default=DEFAULTS.bridge_guidance_scale, help="1 is off (default: 1)"
+    )
     group.add_argument("--video-shift", type=float, help="of the video's schedule (default: the checkpoint's)")
     group.add_argument("--audio-shift", type=float, help="of the audio's schedule (default: the checkpoint's)")
     group.add_argument("--seed", type=int, help="a whole number; the same one gives the same clip (default: random)")
@@ -146,9 +164,11 @@ def _add_numbers(group: Any) -> None:
 
 def _add_machine(group: Any) -> None:
     group.add_argument("--checkpoint", type=Path, help="a MOVA checkpoint's folder (default: the playground)")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
-    group.add_argument("--dtype", default="auto", help="auto (as stored), float32, bfloat16 or float16")
-    group.add_argument("--offload", choices=("none", "component", "layer"), default="none", help="where weights wait")
+    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<number>")
+    group.add_argument("--dtype", default="auto", help="auto (as stored; default), float32 or bfloat16")
+    group.add_argument(
+        "--offload", choices=("none", "component", "layer"), default="none", help="where weights wait (default: none)"
+    )
     group.add_argument("--free-first-expert", action="store_true", help="drop the first video expert once it is done")
 
 
@@ -169,15 +189,18 @@ def _checkpoint(folder: Path | None) -> Path:
     return make_playground(Path.home() / ".cache" / "mova-studio" / "MOVA-playground")
 
 
-def _target(path: Path) -> Path:
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"--output {path} doesn't end in .mp4; the clip is an mp4 file.")
-    if not path.parent.is_dir():
-        raise ValueError(f"--output {path}: the folder {path.parent} doesn't exist. Make it first.")
-    return path
+def _check_target(option: str, path: Path | None, suffix: str) -> None:
+    """Told now, not after hours of rendering."""
+    name = f"--{option.replace('_', '-')} {path}"
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{name} doesn't end in {suffix}; that is the kind of file it will be.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{name} is not the name of a file in a folder that exists. Make the folder first.")
 
 
-def _save_tensors(clip: Any, path: Path) -> None:
+def _save_tensors(clip: Any, frames: list[Any], path: Path) -> None:
     """float32: the latents as they leave the last step, video [T, H, W, 3] in 0 to 1, audio [samples]."""
     import torch
     from safetensors.torch import save_file
@@ -185,8 +208,8 @@ def _save_tensors(clip: Any, path: Path) -> None:
     tensors = {
         "video_latents": clip.video_latents,
         "audio_latents": clip.audio_latents,
-        "video": torch.cat(list(clip.frames())),
-        "audio": torch.from_numpy(clip.audio()),
+        "video": torch.cat(frames),
+        "audio": torch.from_numpy(clip.audio),
     }
     save_file({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}, path)
 

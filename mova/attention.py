@@ -10,7 +10,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rotary:
     """A rotary position embedding: tables of ``cos`` and ``sin`` and how pairs of channels are formed.
 
@@ -49,7 +49,9 @@ class MovaAttnProcessor:
             query = rope.apply(query)
         if context_rope is not None:
             key = context_rope.apply(key)
-        out = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+        out = dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
         return attn.o(out.flatten(-2))
 
 

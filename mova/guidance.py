@@ -53,4 +53,6 @@ def guidance(guidance_scale: float, bridge_guidance_scale: float = 1.0) -> Guida
         del branches[1], scales[1]
     while scales and scales[0] == 1.0:  # the first two terms telescope into the second
         del branches[0], scales[0]
+    while scales and scales[-1] == 0.0:
+        del branches[-1], scales[-1]
     return Guidance(tuple(branches), tuple(scales))

@@ -42,6 +42,14 @@ class CheckpointError(Exception):
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """A tensor as a safetensors header describes it; ``dtype`` in its words, such as BF16."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ComponentInfo:
     """One component on disk. ``parameters`` counts elements, ``bytes`` the weight files whole."""
 
@@ -113,6 +121,12 @@ def read_model_index(path: Path) -> dict[str, Any]:
                 f"{path / MODEL_INDEX}: '{name}' names the class {found!r}, this engine knows {expected!r}. "
                 "Download the checkpoint's model_index.json again, or use a MOVA checkpoint."
             )
+    boundary = index.setdefault("boundary_ratio", 0.9)
+    if isinstance(boundary, bool) or not isinstance(boundary, int | float) or not 0 <= boundary <= 1:
+        raise CheckpointError(
+            f"{path / MODEL_INDEX}: 'boundary_ratio' is {boundary!r}, it must be a number from 0 to 1. "
+            "Download this file again."
+        )
     return index
 
 
@@ -129,40 +143,48 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a component, in the order of its index; CheckpointError if one is missing."""
+def read_weights(folder: Path) -> dict[Path, dict[str, Tensor]]:
+    """File -> tensor name -> what its header says, of every safetensors file of a component.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or lacks a tensor that the component's index places in it.
+    """
     stem = "model" if folder.name == "text_encoder" else "diffusion_pytorch_model"
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    index = folder / f"{stem}.safetensors.index.json"
     if not index.exists():
-        files = [single]
-    else:
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index} has no 'weight_map'. Download this file again.")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing. Download the checkpoint again, or only this file.")
-    return files
+        return {file: read_header(file) for file in (folder / f"{stem}.safetensors",)}
+    weight_map = read_json(index).get("weight_map")
+    if not (isinstance(weight_map, dict) and weight_map and all(isinstance(name, str) for name in weight_map.values())):
+        raise CheckpointError(f"{index} has no 'weight_map' from tensors to files. Download this file again.")
+    weights = {folder / name: read_header(folder / name) for name in sorted(set(weight_map.values()))}
+    for key, name in weight_map.items():
+        if key not in weights[folder / name]:
+            raise CheckpointError(
+                f"{folder / name}: tensor '{key}' is missing, {index.name} places it there. Download both files again."
+            )
+    return weights
 
 
-def read_header(file: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name -> {dtype, shape, data_offsets} of a safetensors file, its length checked against its header."""
-    size = file.stat().st_size
+def read_header(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file as its header has them, the file's length checked against it."""
     remedy = "Download this file again."
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing. Download the checkpoint again, or only this file.")
+    size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > size - 8:
             raise CheckpointError(f"{file} is cut short: {size} bytes don't hold its header. {remedy}")
         try:
             header = json.loads(stream.read(length))
-            end = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__")
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise CheckpointError(f"{file} has no readable safetensors header ({error}). {remedy}") from error
+            header.pop("__metadata__", None)
+            tensors = {name: Tensor(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in header.items()}
+            end = 8 + length + max(int(entry["data_offsets"][1]) for entry in header.values())
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file} has no readable safetensors header ({error!r}). {remedy}") from error
     if size != end:
         raise CheckpointError(f"{file} is cut short or damaged: it has {size} bytes, its header says {end}. {remedy}")
-    header.pop("__metadata__", None)
-    return dict(header)
+    return tensors
 
 
 def _inspect_component(path: Path, name: str) -> ComponentInfo:
@@ -170,23 +192,24 @@ def _inspect_component(path: Path, name: str) -> ComponentInfo:
     try:
         if name == "tokenizer":
             read_json(folder / "tokenizer.json")
+            read_json(folder / "tokenizer_config.json")
         elif name == "scheduler":
             read_json(folder / "scheduler_config.json")
         else:
             read_json(folder / "config.json")
-            return _inspect_weights(name, weight_files(folder))
+            return _inspect_weights(name, read_weights(folder))
     except CheckpointError as error:
         return ComponentInfo(name, 0, 0, (), 0, str(error))
     files = [file for file in folder.iterdir() if file.is_file()]
     return ComponentInfo(name, 0, sum(file.stat().st_size for file in files), (), len(files))
 
 
-def _inspect_weights(name: str, files: list[Path]) -> ComponentInfo:
-    tensors = [tensor for file in files for tensor in read_header(file).values()]
+def _inspect_weights(name: str, weights: dict[Path, dict[str, Tensor]]) -> ComponentInfo:
+    tensors = [tensor for file in weights.values() for tensor in file.values()]
     return ComponentInfo(
         name=name,
-        parameters=sum(math.prod(tensor["shape"]) for tensor in tensors),
-        bytes=sum(file.stat().st_size for file in files),
-        dtypes=tuple(sorted({tensor["dtype"] for tensor in tensors})),
-        files=len(files),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors),
+        bytes=sum(file.stat().st_size for file in weights),
+        dtypes=tuple(sorted({tensor.dtype for tensor in tensors})),
+        files=len(weights),
     )

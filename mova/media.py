@@ -26,6 +26,7 @@ from scipy.ndimage import minimum_filter1d, uniform_filter1d
 from scipy.signal import resample, resample_poly
 
 PEAK_CEILING = -1.0  # dBTP that a levelled clip never exceeds (EBU R 128)
+LOUDNESS_RANGE = (-70.0, -5.0)  # LUFS; the lower end is the gate of EBU R 128, the upper one leaves only distortion
 LEVEL_TOLERANCE = 0.2  # LU from the target at which levelling is content at once
 GOOD_ENOUGH = 0.5  # LU from the target that don't justify a harder limiter
 LEVEL_ATTEMPTS = 8
@@ -77,6 +78,16 @@ class ClipReport:
     source: Loudness
     delivered: Loudness
     gain_db: float
+
+
+def check_loudness(target: float) -> float:
+    """``target``, if sound can be levelled to it; MediaError with the nearest valid value otherwise."""
+    if not math.isfinite(target):
+        raise MediaError(f"A loudness of {target} LUFS is none; -14 suits the web, -16 podcasts, -23 broadcast.")
+    if not LOUDNESS_RANGE[0] <= target <= LOUDNESS_RANGE[1]:
+        nearest = LOUDNESS_RANGE[0] if target < LOUDNESS_RANGE[0] else LOUDNESS_RANGE[1]
+        raise MediaError(f"A loudness of {target:g} LUFS is out of reach; nearest valid: {nearest:g}.")
+    return target
 
 
 def measure_loudness(audio: NDArray[np.floating[Any]], sample_rate: int) -> Loudness:
@@ -225,6 +236,8 @@ def _prepare_sound(
     audio: NDArray[np.float32], sample_rate: int, num_frames: int, fps: float, loudness: float | None
 ) -> _Sound:
     """``audio`` [samples] trimmed or padded to the length of the clip, clipped, levelled if asked for, and encoded."""
+    if loudness is not None:
+        check_loudness(loudness)
     if audio.ndim != 1:
         raise MediaError(f"The sound has the shape {audio.shape}; one row of samples is expected (mono).")
     if not np.isfinite(audio).all():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mova.checkpoint import DTYPES, load_component, load_scheduler, load_tokenizer, save_checkpoint
+from mova.checkpoint import as_stored, load_component, load_scheduler, load_tokenizer, save_checkpoint
 from mova.guidance import Guidance, guidance
 from mova.joint import JointTransformer
 from mova.layout import WEIGHTED, read_model_index
@@ -48,7 +50,7 @@ class Step:
     expert: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """What denoising starts from and is told: latents [B, 16, T, h, w], [B, C, N]; condition [B, 20, T, h, w]."""
 
@@ -59,7 +61,7 @@ class Prepared:
     negative_prompt_embeds: Tensor | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """A finished clip in latent form; picture and sound are decoded when asked for.
 
@@ -75,38 +77,60 @@ class Clip:
     _decoder: MovaPipeline = field(repr=False)
     _on_step: OnStep = field(repr=False, default=no_report)
 
+    @cached_property
     def audio(self) -> np.ndarray:
-        """Samples in -1 to 1, float32, exactly ``spec.audio_samples(sample_rate)`` of them."""
+        """Samples in -1 to 1, float32, exactly ``spec.audio_samples(sample_rate)`` of them; decoded once."""
         return self._decoder.decode_audio(self.audio_latents)[0, : self.spec.audio_samples(self.sample_rate)]
 
-    def frames(self) -> Iterator[Tensor]:
+    def frames(self) -> Generator[Tensor, None, None]:
         """Pictures [n, H, W, 3] in 0 to 1, float32 on the CPU, in groups as the VAE makes them."""
         groups = self.video_latents.shape[2]
         self._on_step("decoding", 0, groups)
-        for index, frames in enumerate(self._decoder.decode_video(self.video_latents), start=1):
-            self._on_step("decoding", index, groups)
-            yield frames[0].permute(1, 2, 3, 0).div(2).add(0.5).clamp(0, 1).cpu()
+        with closing(self._decoder.decode_video(self.video_latents)) as decoded:
+            for index, frames in enumerate(decoded, start=1):
+                self._on_step("decoding", index, groups)
+                yield frames[0].permute(1, 2, 3, 0).div(2).add(0.5).clamp(0, 1).cpu()
 
-    def save(self, target: Path | str, loudness: float | None = None) -> ClipReport:
+    def save(
+        self,
+        target: Path | str,
+        loudness: float | None = None,
+        *,
+        on_frames: Callable[[Tensor], None] | None = None,
+    ) -> ClipReport:
         """Decode and encode into an mp4 at ``target``, which appears only when it is whole.
+
+        The step callback hears ("writing", 0, 1) before the file is closed, where it may still raise to cancel, and
+        ("writing", 1, 1) once it is there.
 
         Args:
             target: the file; its folder must exist.
             loudness: level the sound to this many LUFS (true peak at most -1 dBTP); as the model made it if None.
+            on_frames: is given each group of pictures (see ``frames``) on its way into the file.
+
+        Raises:
+            MediaError: the file can't be written, or ``loudness`` is none.
         """
-        audio = self.audio()
-        report = write_clip(
-            Path(target),
-            (frame for group in self.frames() for frame in to_pixels(group)),
-            audio,
-            fps=self.spec.fps,
-            num_frames=self.spec.num_frames,
-            sample_rate=self.sample_rate,
-            loudness=loudness,
-            on_frame=lambda done, total: self._on_step("writing", 0, 1) if done == total else None,
-        )
+        with closing(self._pixels(on_frames)) as pixels:
+            report = write_clip(
+                Path(target),
+                pixels,
+                self.audio,
+                fps=self.spec.fps,
+                num_frames=self.spec.num_frames,
+                sample_rate=self.sample_rate,
+                loudness=loudness,
+                on_frame=lambda done, total: self._on_step("writing", 0, 1) if done == total else None,
+            )
         self._on_step("writing", 1, 1)
         return report
+
+    def _pixels(self, on_frames: Callable[[Tensor], None] | None) -> Generator[np.ndarray, None, None]:
+        with closing(self.frames()) as groups:
+            for group in groups:
+                if on_frames:
+                    on_frames(group)
+                yield from to_pixels(group)
 
 
 class MovaPipeline:
@@ -154,7 +178,7 @@ class MovaPipeline:
         Args:
             checkpoint: the folder with model_index.json.
             device: "auto", "cpu", "cuda" or "cuda:<number>".
-            dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
+            dtype: "auto" (as stored), "float32" or "bfloat16".
             offload: "none", "component" or "layer", see ``placement.Offload``.
             free_first_expert: see the class.
             on_step: hears ("loading", components loaded, components).
@@ -163,7 +187,7 @@ class MovaPipeline:
             CheckpointError: the checkpoint can't be used; names file, key and remedy.
             ValueError: no such device, dtype or offload mode.
         """
-        folder = Path(checkpoint)
+        folder = Path(checkpoint).absolute()
         index = read_model_index(folder)
         wanted = parse_dtype(dtype)
         placement = Placement(
@@ -173,7 +197,7 @@ class MovaPipeline:
             placement,
             load_scheduler(folder),
             load_tokenizer(folder),
-            boundary_ratio=float(index.get("boundary_ratio", 0.9)),
+            boundary_ratio=index["boundary_ratio"],
             checkpoint=folder,
             free_first_expert=free_first_expert,
         )
@@ -189,11 +213,14 @@ class MovaPipeline:
 
     def save_pretrained(self, target: Path | str) -> None:
         """Write the checkpoint into the folder ``target`` in the official layout."""
+        components = {component: self.placement.get(component) for component in WEIGHTED}
+        # Computed in float32 whatever is stored, and given back as it was.
+        components["audio_vae"] = as_stored(self.checkpoint, "audio_vae", components["audio_vae"])
         save_checkpoint(
             Path(target),
-            {component: self.placement.get(component) for component in WEIGHTED},
+            components,
             self.scheduler,
-            self.checkpoint / "tokenizer",
+            self.checkpoint,
             boundary_ratio=self.boundary_ratio,
             name=read_model_index(self.checkpoint).get("_name_or_path"),
         )
@@ -220,7 +247,7 @@ class MovaPipeline:
                 an exception raised in it ends the generation and leaves the pipeline usable.
 
         Raises:
-            ValueError: a picture of another size than the clip.
+            ValueError: a picture of another size than the clip, or a last frame for a clip of one frame.
         """
         spec = spec or ClipSpec()
         if any(name not in self.placement for name in WEIGHTED):
@@ -293,17 +320,33 @@ class MovaPipeline:
         for expert, steps in groupby(self.schedule(spec), key=lambda step: step.expert):
             if expert == "video_dit_2" and self.free_first_expert:
                 self.placement.free("video_dit")
-            with self.placement.use(expert, "audio_dit", "dual_tower_bridge") as towers:
-                joint = JointTransformer(*towers)
-                for step in steps:
-                    before_evaluation = _reporter(on_step, step.index, spec.num_inference_steps)
-                    video, audio = _guided_velocity(
-                        joint, prepared, (latents, audio_latents), step, plan, spec.fps, before_evaluation
-                    )
-                    latents = self.scheduler.step_from_to(video, step.video_from, step.video_to, latents)
-                    audio_latents = self.scheduler.step_from_to(audio, step.audio_from, step.audio_to, audio_latents)
+            latents, audio_latents = self._denoise_with(
+                expert, steps, (latents, audio_latents), prepared, spec, plan, on_step
+            )
         on_step("denoising", spec.num_inference_steps, spec.num_inference_steps)
         return latents, audio_latents
+
+    def _denoise_with(
+        self,
+        expert: str,
+        steps: Iterable[Step],
+        latents: tuple[Tensor, Tensor],
+        prepared: Prepared,
+        spec: ClipSpec,
+        plan: Guidance,
+        on_step: OnStep,
+    ) -> tuple[Tensor, Tensor]:
+        """The steps that ``expert`` leads; afterwards nothing here holds it, so that it can be freed."""
+        with self.placement.use(expert, "audio_dit", "dual_tower_bridge") as towers:
+            joint = JointTransformer(*towers)
+            for step in steps:
+                before_evaluation = _reporter(on_step, step.index, spec.num_inference_steps)
+                video, audio = _guided_velocity(joint, prepared, latents, step, plan, spec.fps, before_evaluation)
+                latents = (
+                    self.scheduler.step_from_to(video, step.video_from, step.video_to, latents[0]),
+                    self.scheduler.step_from_to(audio, step.audio_from, step.audio_to, latents[1]),
+                )
+        return latents
 
     def schedule(self, spec: ClipSpec) -> list[Step]:
         """The steps of a generation, each with its expert: once below the boundary, the second one for good."""
@@ -328,7 +371,7 @@ class MovaPipeline:
         with self.placement.use("audio_vae") as (audio_vae,):
             return audio_vae.decode(audio_latents.float())[:, 0].float().cpu().numpy()
 
-    def decode_video(self, latents: Tensor) -> Iterator[Tensor]:
+    def decode_video(self, latents: Tensor) -> Generator[Tensor, None, None]:
         """Pictures [B, 3, n, H, W] in -1 to 1, float32, a group of frames at a time."""
         with self.placement.use("video_vae") as (vae,):
             yield from decode_frames(vae, latents)
@@ -364,12 +407,10 @@ def to_pixels(frames: Tensor) -> np.ndarray:
 
 
 def parse_dtype(name: str) -> torch.dtype | None:
-    """The torch dtype of "float32", "bfloat16" or "float16"; None for "auto", as stored."""
-    if name == "auto":
-        return None
-    known = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+    """The torch dtype of "float32" or "bfloat16"; None for "auto", as stored. float16 would overflow in UMT5."""
+    known = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
     if name not in known:
-        raise ValueError(f"'{name}' is no dtype; choose auto, {', '.join(sorted(known))}.")
+        raise ValueError(f"'{name}' is no dtype; choose {', '.join(known)}.")
     return known[name]
 
 

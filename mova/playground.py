@@ -48,16 +48,16 @@ def make_playground(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / folder.name
-        _write(made, Path(scratch) / "tokenizer")
+        _write(made, Path(scratch))
         if folder.exists():
             shutil.rmtree(folder)  # no model_index.json in it: the rest of an attempt that was cut off
         made.replace(folder)
     return folder
 
 
-def _write(folder: Path, tokenizer: Path) -> None:
-    tokenizer.mkdir()
-    vocabulary = _write_tokenizer(tokenizer)
+def _write(folder: Path, source: Path) -> None:
+    (source / "tokenizer").mkdir()
+    vocabulary = _write_tokenizer(source / "tokenizer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         components = _components(vocabulary)
@@ -65,7 +65,7 @@ def _write(folder: Path, tokenizer: Path) -> None:
         folder,
         components,
         FlowMatchPairScheduler(shift=5.0, sigma_min=0.0, extra_one_step=True),
-        tokenizer,
+        source,
         boundary_ratio=0.9,
         name=PLAYGROUND_NAME,
     )

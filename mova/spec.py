@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
@@ -11,6 +12,8 @@ from pydantic_core import PydanticCustomError
 SIZE_MULTIPLE = 16  # 8 (spatial compression of the VAE) x 2 (patch of the video DiT)
 FRAME_GROUP = 4  # temporal compression of the VAE: one frame alone, then groups of four
 MAX_SEED = 2**63 - 1
+MAX_SIZE, MAX_FRAMES, MAX_STEPS = 4096, 4001, 1000  # beyond what any machine renders: a slip of the pen
+MIN_FPS, MAX_FPS = 1, 240
 MAX_PROMPT_TOKENS = 512
 
 # The negative prompt that the released checkpoints were sampled with (17 items; see the model's report).
@@ -43,6 +46,7 @@ class ClipSpec(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _limits(cls, values: Any) -> Any:
         if isinstance(values, dict):
+            values = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
             found = [check(name, values[name]) for name, check in _CHECKS.items() if name in values]
             if sentences := [problem for problem in found if problem]:
                 raise PydanticCustomError("clip", "{problems}", {"problems": "\n".join(sentences)})
@@ -79,7 +83,9 @@ def frames_for(seconds: float, fps: float) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return isinstance(value, numbers.Integral) or math.isfinite(value)
 
 
 def _or(values: tuple[int, ...]) -> str:
@@ -89,6 +95,8 @@ def _or(values: tuple[int, ...]) -> str:
 def _size(name: str, value: Any) -> str | None:
     if not _is_number(value):
         return f"{name} must be a whole number of pixels, not {value!r}."
+    if value > MAX_SIZE:
+        return f"{name} {value} is above {MAX_SIZE}; nearest valid: {MAX_SIZE}."
     if value > 0 and value % SIZE_MULTIPLE == 0:
         return None
     valid = nearest(value, SIZE_MULTIPLE, lowest=SIZE_MULTIPLE)
@@ -98,6 +106,8 @@ def _size(name: str, value: Any) -> str | None:
 def _frames(name: str, value: Any) -> str | None:
     if not _is_number(value):
         return f"{name} must be a whole number of frames, not {value!r}."
+    if value > MAX_FRAMES:
+        return f"{name} {value} is above {MAX_FRAMES}; nearest valid: {MAX_FRAMES}."
     if value >= 1 and value % FRAME_GROUP == 1:
         return None
     return f"{name} {value} is not of the form 4n + 1; nearest valid: {_or(nearest(value, FRAME_GROUP, 1))}."
@@ -108,8 +118,8 @@ def _steps(name: str, value: Any) -> str | None:
         return f"{name} must be a whole number, not {value!r}."
     if value % 1:
         return f"{name} {value} is not a whole number; nearest valid: {_or(nearest(value, 1))}."
-    if not 1 <= value <= 1000:
-        return f"{name} {value} is outside 1 to 1000; nearest valid: {1 if value < 1 else 1000}."
+    if not 1 <= value <= MAX_STEPS:
+        return f"{name} {value} is outside 1 to {MAX_STEPS}; nearest valid: {1 if value < 1 else MAX_STEPS}."
     return None
 
 
@@ -119,10 +129,13 @@ def _scale(name: str, value: Any) -> str | None:
     return f"{name} {value} is negative; nearest valid: 0 (1 switches guidance off)." if value < 0 else None
 
 
-def _positive(name: str, value: Any) -> str | None:
+def _fps(name: str, value: Any) -> str | None:
     if not _is_number(value):
-        return f"{name} must be a finite number above 0, not {value!r}."
-    return f"{name} {value} is not above 0; try 24." if value <= 0 else None
+        return f"{name} must be a finite number of frames per second, not {value!r}."
+    if not MIN_FPS <= value <= MAX_FPS:
+        nearest_valid = MIN_FPS if value < MIN_FPS else MAX_FPS
+        return f"{name} {value} is outside {MIN_FPS} to {MAX_FPS}; nearest valid: {nearest_valid}."
+    return None
 
 
 def _shift(name: str, value: Any) -> str | None:
@@ -145,7 +158,7 @@ _CHECKS = {
     "height": _size,
     "width": _size,
     "num_frames": _frames,
-    "fps": _positive,
+    "fps": _fps,
     "num_inference_steps": _steps,
     "guidance_scale": _scale,
     "bridge_guidance_scale": _scale,

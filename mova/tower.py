@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +19,7 @@ from mova.attention import Attention, Rotary
 ROPE_THETA = 10_000.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TowerState:
     """A tower's input once embedded. ``grid`` is (frames, height, width) in tokens for video, (steps,) for audio."""
 
@@ -196,6 +195,6 @@ def refuse_unsupported(**flags: bool) -> None:
 def even_third(head_dim: int) -> int:
     """``head_dim // 3``, the channels of the height and width axes; ValueError unless the axes split into pairs."""
     third = head_dim // 3
-    if third % 2 or not third or math.remainder(head_dim - 2 * third, 2):
+    if third % 2 or not third:
         raise ValueError(f"head_dim {head_dim} can't be split over three rotary axes: head_dim // 3 must be even.")
     return third

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 from torch import Tensor
 
 from mova.spec import FRAME_GROUP
@@ -23,7 +23,12 @@ def encode_condition(
         first_frame: [B, 3, H, W] in -1 to 1.
         num_frames: F = 4 * (T - 1) + 1; frames that are not given are mid-grey (zero).
         last_frame: as ``first_frame``; kept as the clip's last frame.
+
+    Raises:
+        ValueError: one frame can't be both the first and the last.
     """
+    if last_frame is not None and num_frames == 1:
+        raise ValueError("A clip of one frame has no room for a last frame beside the first; ask for 5 frames or more.")
     batch, channels, height, width = first_frame.shape
     video = first_frame.new_zeros(batch, channels, num_frames, height, width)
     mask = first_frame.new_zeros(batch, num_frames)
@@ -45,21 +50,14 @@ def decode_frames(vae: AutoencoderKLWan, latents: Tensor) -> Iterator[Tensor]:
     whole, whose loop this is, without holding the clip.
     """
     z = vae.post_quant_conv(denormalise(vae, latents).to(vae.dtype))
-    vae.clear_cache()
-    try:
-        for index in range(z.shape[2]):
-            vae._conv_idx = [0]
-            frames = vae.decoder(
-                z[:, :, index : index + 1],
-                feat_cache=vae._feat_map,
-                feat_idx=vae._conv_idx,
-                first_chunk=index == 0,
-            )
-            if vae.config.patch_size is not None:
-                frames = unpatchify(frames, patch_size=vae.config.patch_size)
-            yield frames.float().clamp(-1, 1)
-    finally:
-        vae.clear_cache()
+    # A history of its own, not the VAE's: two clips may be decoded by turns, or one given up.
+    history: list[Tensor | None] = [None] * sum(isinstance(part, WanCausalConv3d) for part in vae.decoder.modules())
+    for index in range(z.shape[2]):
+        group = z[:, :, index : index + 1]
+        frames = vae.decoder(group, feat_cache=history, feat_idx=[0], first_chunk=index == 0)
+        if vae.config.patch_size is not None:
+            frames = unpatchify(frames, patch_size=vae.config.patch_size)
+        yield frames.float().clamp(-1, 1)
 
 
 def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:

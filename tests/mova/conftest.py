@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from mova.pipeline import MovaPipeline
@@ -31,9 +30,3 @@ def picture() -> Image.Image:
     image = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
     image.paste((200, 40, 30), (10, 8, 26, 24))
     return image
-
-
-@pytest.fixture(autouse=True)
-def no_gradients() -> object:
-    with torch.no_grad():
-        yield

@@ -36,7 +36,7 @@ def test_the_command_line_gives_the_librarys_clip(
     assert torch.equal(saved["video_latents"], clip.video_latents)
     assert torch.equal(saved["audio_latents"], clip.audio_latents)
     assert torch.equal(saved["video"], torch.cat(list(clip.frames())))
-    assert torch.equal(saved["audio"], torch.from_numpy(clip.audio()))
+    assert torch.equal(saved["audio"], torch.from_numpy(clip.audio))
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     with av.open(tmp_path / "clip.mp4") as container:
         assert sum(1 for _ in container.decode(video=0)) == 5
@@ -74,7 +74,14 @@ def test_sizes_left_out_are_the_checkpoints(
         (["--device", "tpu"], "tpu"),
         (["--dtype", "int3"], "int3"),
         (["--output", "clip.avi"], ".mp4"),
-        (["--output", "nowhere/clip.mp4"], "doesn't exist"),
+        (["--output", "nowhere/clip.mp4"], "folder"),
+        (["--output", "."], ".mp4"),
+        (["--save-tensors", "nowhere/tensors.safetensors"], "folder"),
+        (["--save-audio", "clip.mp3"], ".wav"),
+        (["--loudness", "nan"], "LUFS"),
+        (["--loudness", "50"], "nearest valid: -5"),
+        (["--fps", "1000000"], "nearest valid: 240"),
+        (["--height", "16000000"], "nearest valid: 4096"),
     ],
 )
 def test_wrong_input_is_one_sentence(

@@ -25,7 +25,16 @@ def test_text_guidance_alone_is_the_originals_expression() -> None:
 
 @pytest.mark.parametrize(
     ("text", "bridge", "evaluations"),
-    [(1.0, 1.0, 1), (5.0, 1.0, 2), (3.5, 3.5, 2), (5.0, 3.5, 3), (1.0, 3.5, 3), (0.0, 1.0, 2)],
+    [
+        (1.0, 1.0, 1),
+        (5.0, 1.0, 2),
+        (3.5, 3.5, 2),
+        (5.0, 3.5, 3),
+        (1.0, 3.5, 3),
+        (0.0, 1.0, 1),
+        (0.0, 0.0, 1),
+        (0.0, 3.0, 2),
+    ],
 )
 def test_no_more_evaluations_than_needed(text: float, bridge: float, evaluations: int) -> None:
     assert len(guidance(text, bridge).branches) == evaluations

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -23,7 +24,11 @@ from mova.spec import ClipSpec, frames_for, nearest, problems
         ("guidance_scale", -1, "nearest valid: 0"),
         ("guidance_scale", math.nan, "finite"),
         ("bridge_guidance_scale", math.inf, "finite"),
-        ("fps", 0, "above 0"),
+        ("fps", 0, "nearest valid: 1"),
+        ("fps", 1e6, "nearest valid: 240"),
+        ("height", 16_000_000, "nearest valid: 4096"),
+        ("num_frames", 10**400, "nearest valid: 4001"),
+        ("seed", 10**400, "nearest valid: 9223372036854775807"),
         ("fps", math.nan, "finite"),
         ("video_shift", 0, "trained with 5"),
         ("audio_shift", math.nan, "finite"),
@@ -68,6 +73,11 @@ def test_frames_for_seconds(seconds: float, fps: float, frames: int) -> None:
 def test_audio_belongs_to_exactly_the_frames() -> None:
     assert ClipSpec().audio_samples(48_000) == 386_000
     assert ClipSpec(num_frames=5, fps=24).audio_samples(48_000) == 10_000
+
+
+def test_numbers_of_other_kinds_are_numbers() -> None:
+    spec = ClipSpec(height=np.int64(352), guidance_scale=np.float32(5), fps=24)
+    assert spec == ClipSpec(height=352, guidance_scale=5.0, fps=24.0)
 
 
 def test_a_spec_survives_json() -> None:
