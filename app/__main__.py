@@ -7,10 +7,12 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import uvicorn
 
+from app.origins import Origin, came_from, handed_on
 from app.settings import ROOT, Settings, SettingsError, load
 from app.store import JobStore, StoreError
 
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (SettingsError, StoreError, _AddressError) as error:
         print(error, file=sys.stderr)
         return 2
-    _serve(settings, listener)
+    _serve(settings, listener, came_from(os.environ, given))
     return 0
 
 
@@ -48,16 +50,14 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _serve(settings: Settings, listener: socket.socket) -> None:
+def _serve(settings: Settings, listener: socket.socket, origins: Mapping[str, Origin]) -> None:
     # Pages run in this process and the worker in a child; both read the environment, so what is in force goes there:
-    # the command line's data folder, and paths that were relative to where we were started.
-    for name, path in (("STUDIO_DATA", settings.data), ("STUDIO_CHECKPOINT", settings.checkpoint)):
-        if path is not None:
-            os.environ[name] = str(path)
+    # the command line's settings, and paths that were relative to where we were started.
+    host, port = listener.getsockname()[:2]
+    os.environ.update(handed_on(settings.model_copy(update={"port": port}), origins))
     os.chdir(ROOT)  # where Streamlit looks for .streamlit/
     from app.server import build  # noqa: PLC0415  Streamlit reads its configuration from there
 
-    host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
         build(settings), log_level="warning", access_log=False, ws="websockets-sansio", timeout_graceful_shutdown=3
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from mova.layout import MODEL_INDEX, PLAYGROUND_NAME, CheckpointInfo, inspect_checkpoint
@@ -26,6 +27,17 @@ def find_checkpoints(data: Path, named: Path | None = None) -> list[CheckpointIn
     folders = [*_named(named), *_within(checkpoint_folder(data))]
     found = [inspect_checkpoint(folder) for folder in dict.fromkeys(folders) if folder != playground]
     return [*found, _playground(playground)]
+
+
+def identify(folder: Path) -> str:
+    """A short name for the weights in a folder, from the names and sizes of its files and its model_index.json.
+
+    The same for a copy of them under another name; nothing of the weights is read.
+    """
+    digest = hashlib.sha256((folder / MODEL_INDEX).read_bytes())
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _named(path: Path | None) -> list[Path]:

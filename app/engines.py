@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from PIL.Image import Image
 
-from app.checkpoints import playground_path
-from app.jobs import Brief, Draft, Rendered
+from app.checkpoints import identify, playground_path
+from app.jobs import Brief, Draft, Machine, Rendered
 from app.settings import Settings
 from mova.picture import fit_picture, open_picture
 from mova.spec import ClipSpec
@@ -31,6 +32,12 @@ class Engine(Protocol):
     def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
         """Write the clip to ``target``, whole or not at all, telling ``on_step`` of every step; it may raise."""
 
+    def free(self) -> None:
+        """Give back the memory that the weights take; the next ``render`` loads them again."""
+
+    def machine(self) -> Machine:
+        """What the last clip was made on, as far as known."""
+
 
 class LocalEngine:
     """The engine of ``mova/`` in this very process; keeps the pipeline used last loaded."""
@@ -43,26 +50,47 @@ class LocalEngine:
         self._dtype = dtype
         self._free_first_expert = free_first_expert
         self._loaded: tuple[tuple[Path, str], MovaPipeline] | None = None
+        self._on = Machine(engine="mova")
 
     def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
         """As ``Engine.render``. Raises what ``mova`` raises."""
-        first, last = (self._picture(path, brief.spec) for path in (draft.first_frame, brief.last_frame))
+        first = self._picture(draft.first_frame, brief.spec, brief.first_frame_position)
+        last = self._picture(brief.last_frame, brief.spec, brief.last_frame_position)
+        from mova.memory import forget_peaks  # torch: only once a clip is to be made
+
+        forget_peaks()
         try:
             pipeline = self._pipeline(self._data / brief.checkpoint, brief.offload, on_step)
             clip = pipeline(draft.prompt or "", first, spec=brief.spec, last_image=last, on_step=on_step)
             return _rendered(clip.save(target, loudness=brief.loudness), clip.notes)
         except (RuntimeError, MemoryError):
-            self._loaded = None  # out of memory or a device fault: the next job loads afresh
+            self.free()  # out of memory or a device fault: the next job loads afresh
             raise
 
+    def free(self) -> None:
+        """As ``Engine.free``."""
+        if self._loaded is None:
+            return
+        from mova.memory import release_memory
+
+        self._loaded = None
+        gc.collect()
+        release_memory()
+
+    def machine(self) -> Machine:
+        """As ``Engine.machine``."""
+        from mova.memory import peak_memory
+
+        return self._on.model_copy(update={"peak_memory": peak_memory()})
+
     def _pipeline(self, checkpoint: Path, offload: str, on_step: OnStep) -> MovaPipeline:
-        from mova.pipeline import MovaPipeline  # torch: only once a clip is to be made
+        from mova.memory import device_name
+        from mova.pipeline import MovaPipeline
 
         wanted = (checkpoint, offload)
         if self._loaded and self._loaded[0] == wanted:
             return self._loaded[1]
-        self._loaded = None
-        gc.collect()  # the old weights go before the new ones come
+        self.free()  # the old weights go before the new ones come
         if checkpoint == playground_path(self._data):
             from mova.playground import make_playground
 
@@ -78,10 +106,14 @@ class LocalEngine:
             on_step=on_step,
         )
         self._loaded = (wanted, pipeline)
+        device = device_name(pipeline.placement.device)
+        self._on = Machine(engine="mova", device=device, checkpoint_id=identify(checkpoint))
         return pipeline
 
-    def _picture(self, path: str | None, spec: ClipSpec) -> Image | None:
-        return fit_picture(open_picture(self._data / path), spec.height, spec.width) if path else None
+    def _picture(self, path: str | None, spec: ClipSpec, position: tuple[float, float]) -> Image | None:
+        if path is None:
+            return None
+        return fit_picture(open_picture(self._data / path), spec.height, spec.width, position=position)
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -101,8 +133,20 @@ def save_poster(clip: Path, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     poster = read_frame(clip, 0)
     poster.thumbnail((480, 480))
-    poster.save(part, "WEBP", quality=80)
-    part.replace(target)
+    try:
+        poster.save(part, "WEBP", quality=80)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def clip_frame(clip: Path, which: Literal["first", "last"]) -> bytes:
+    """The first or the last frame of a clip, as PNG. Raises what ``mova`` raises."""
+    from mova.media import read_frame  # PyAV: only where a frame is asked for
+
+    buffer = io.BytesIO()
+    read_frame(clip, 0 if which == "first" else -1).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _rendered(report: ClipReport, notes: tuple[str, ...]) -> Rendered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
@@ -10,12 +11,17 @@ from pydantic import BaseModel
 from mova.spec import ClipSpec
 
 Offload = Literal["none", "component", "layer"]
+Orientation = Literal["landscape", "portrait"]
+Place = Literal["first", "up", "down", "last"]
+Position = tuple[float, float]  # of the crop window, across and down: 0 is left or top, 1 is right or bottom
 
 FIRST_FRAME, LAST_FRAME = "first_frame.png", "last_frame.png"
+HUNG_SECONDS = 600.0  # without a report, after which a running job is said to hang
+CENTRE: Position = (0.5, 0.5)
 
 
 class Cancelled(Exception):  # noqa: N818  (a wish, not an error)
-    """The creator cancelled the job that is running."""
+    """The job that runs is no longer wanted: cancelled, or put back into the queue."""
 
 
 class Status(StrEnum):
@@ -34,6 +40,31 @@ class Status(StrEnum):
         return self in (Status.QUEUED, Status.RUNNING)
 
 
+class Kind(StrEnum):
+    """What a failure is about; pages choose words and remedies by it."""
+
+    CHECKPOINT = "checkpoint"
+    PICTURE = "picture"
+    DISK_FULL = "disk_full"
+    MEMORY = "memory"
+    GPU_MEMORY = "gpu_memory"
+    SETTING = "setting"
+    MEDIA = "media"
+    INTERRUPTED = "interrupted"
+    CLOSED = "closed"
+    HUNG = "hung"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+class Mode(StrEnum):
+    """Whether the worker takes jobs. ``FINISHING``: it pauses after the one that runs."""
+
+    RUNNING = "running"
+    FINISHING = "finishing"
+    PAUSED = "paused"
+
+
 class Brief(BaseModel, frozen=True):
     """What the creator asked for. Paths are relative to the data folder; a checkpoint may lie outside of it.
 
@@ -46,8 +77,15 @@ class Brief(BaseModel, frozen=True):
     random_seed: bool = False
     first_frame: str | None = None
     last_frame: str | None = None
+    first_frame_position: Position = CENTRE
+    last_frame_position: Position = CENTRE
     offload: Offload = "none"
     loudness: float | None = None
+
+    @property
+    def orientation(self) -> Orientation:
+        """A square clip counts as landscape."""
+        return "portrait" if self.spec.height > self.spec.width else "landscape"
 
 
 class Rendered(BaseModel, frozen=True):
@@ -78,42 +116,121 @@ class Draft(BaseModel, frozen=True):
 
 
 class Progress(BaseModel, frozen=True):
-    """How far a running job is: step ``step`` of ``total`` in ``phase``, and the seconds spent in each phase so far."""
+    """How far a running job is: step ``step`` of ``total`` in ``phase``, and the seconds spent in each phase so far.
+
+    The seconds are measured by a clock that nobody can set, and stay when the job has ended.
+    """
 
     phase: str
     step: int
     total: int
     seconds: dict[str, float] = {}
+    pace: float | None = None  # seconds per finished step of the phase that runs
 
 
 class Failure(BaseModel, frozen=True):
     """Why a job ended without a clip: one sentence, what to do about it, and the technical details."""
 
+    kind: Kind = Kind.UNKNOWN
     sentence: str
     remedy: str
     details: str = ""
 
 
+class Machine(BaseModel, frozen=True):
+    """What a clip is made on: the engine, its device, the most memory it held (bytes by kind), and which weights."""
+
+    engine: str | None = None
+    device: str | None = None
+    peak_memory: dict[str, int] = {}
+    checkpoint_id: str | None = None
+
+
 class Job(BaseModel, frozen=True):
-    """A brief, a draft and a status. Times are seconds since the epoch."""
+    """A brief, a draft and a status. Times are seconds since the epoch, and as good as the machine's clock.
+
+    Jobs are in the order of ``number`` as they were submitted, and of ``position`` as they will run. ``reported_at`` is
+    the worker's last sign of life on this job.
+    """
 
     id: str
+    number: int = 0
+    position: int = 0
     status: Status
     cancel: bool
+    starred: bool = False
     brief: Brief
     draft: Draft
     progress: Progress | None = None
     failure: Failure | None = None
+    engine: str | None = None
+    device: str | None = None
+    peak_memory: dict[str, int] = {}
+    checkpoint_id: str | None = None
     created_at: float
     started_at: float | None = None
+    reported_at: float | None = None
     finished_at: float | None = None
+    deleted_at: float | None = None
 
     @property
     def folder(self) -> str:
         """The job's own folder, relative to the data folder."""
         return f"jobs/{self.id}"
 
+    @property
+    def checkpoint_name(self) -> str:
+        """What the checkpoint's folder is called."""
+        return Path(self.brief.checkpoint).name
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the run took so far, measured; None before its first report."""
+        return sum(self.progress.seconds.values()) if self.progress else None
+
+    def silent(self, now: float) -> float:
+        """Seconds since the worker last reported on this running job; 0 for any other."""
+        if self.status is not Status.RUNNING or self.reported_at is None:
+            return 0.0
+        return max(0.0, now - self.reported_at)
+
+
+class Wanted(BaseModel, frozen=True):
+    """Which jobs to find: those whose prompt has every word of ``text``, in one of ``states`` (any, if empty)."""
+
+    text: str = ""
+    states: tuple[Status, ...] = ()
+    starred: bool = False
+    orientation: Orientation | None = None
+
+
+class Found(BaseModel, frozen=True):
+    """One page of jobs, and how many there are on all pages."""
+
+    jobs: tuple[Job, ...]
+    total: int
+
+
+class Worker(BaseModel, frozen=True):
+    """The worker process as it last said of itself: which one it is, the job it is on, whether it holds weights."""
+
+    pid: int
+    host: str = ""
+    job: str | None = None
+    loaded: bool = False
+    since: float  # seconds since the epoch
+
 
 INTERRUPTED = Failure(
-    sentence="The worker ended while this job was running.", remedy="Nothing else is lost: start it again."
+    kind=Kind.INTERRUPTED,
+    sentence="The worker ended while this job was running.",
+    remedy="Nothing else is lost: start it again.",
+)
+CLOSED = Failure(
+    kind=Kind.CLOSED, sentence="The studio was closed while this job was running.", remedy="Start it again."
+)
+HUNG = Failure(
+    kind=Kind.HUNG,
+    sentence="The worker didn't answer any more and was ended.",
+    remedy="Start it again; if it hangs again, the logs belong in a bug report.",
 )

@@ -1,4 +1,4 @@
-"""The one ASGI app: the pages, media by URL, and ``/health``. Its lifespan keeps the worker."""
+"""The one ASGI app: the pages, media by URL, and ``/health``; for this site's own pages only. It keeps the worker."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ from typing import Any
 
 import anyio
 import streamlit as st
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.jobs import FIRST_FRAME, LAST_FRAME
 from app.settings import ROOT, Settings
+from app.shelf import draft_path
 from app.supervisor import Supervisor, WorkerState
 from app.workflow import CLIP, POSTER
 
 MEDIA_TYPES = {CLIP: "video/mp4", POSTER: "image/webp", FIRST_FRAME: "image/png", LAST_FRAME: "image/png"}
+
+SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # a job's id in the address is nobody else's business
+    "Content-Security-Policy": "frame-ancestors 'self'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 def build(settings: Settings, worker_command: Sequence[str] | None = None) -> st.App:
@@ -30,10 +41,44 @@ def build(settings: Settings, worker_command: Sequence[str] | None = None) -> st
         routes=[
             Route("/health", _health(supervisor)),
             Route("/files/jobs/{job_id}/{name}", _job_file(settings.data)),
+            Route("/files/drafts/{name}", _draft_file(settings.data)),
             Route("/files/{path:path}", _no_file),  # or Streamlit would answer with its page
         ],
+        middleware=[Middleware(Guard)],
         lifespan=_keep(supervisor),
     )
+
+
+class Guard:
+    """Refuses what another site's page asks for, and tells browsers to keep the answers from it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI, and no ``BaseHTTPMiddleware``, which would hold up files and not see websockets."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        if _from_another_site(scope):
+            await PlainTextResponse("Open the studio in a tab of its own.", 403)(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+
+def _from_another_site(scope: Scope) -> bool:
+    """A link to the studio may be followed from anywhere; nothing else may come from another site."""
+    headers = Headers(scope=scope)
+    followed = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"
+    return headers.get("sec-fetch-site") == "cross-site" and not followed
 
 
 def _keep(supervisor: Supervisor) -> Callable[[st.App], AbstractAsyncContextManager[dict[str, Any] | None]]:
@@ -70,12 +115,31 @@ def _job_file(data: Path) -> Callable[[Request], Response]:
         path = data / "jobs" / job_id / name
         if not (job_id.isalnum() and job_id.isascii() and name in MEDIA_TYPES and path.is_file()):
             raise HTTPException(404)
-        return FileResponse(
-            path,
-            media_type=MEDIA_TYPES[name],
-            filename=f"mova-{job_id[:8]}{path.suffix}",
-            content_disposition_type="attachment" if "download" in request.query_params else "inline",
-            headers={"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"},
-        )
+        shown_as = f"mova-{job_id[:8]}{path.suffix}"
+        return _file(path, MEDIA_TYPES[name], shown_as, download="download" in request.query_params)
 
     return job_file
+
+
+def _draft_file(data: Path) -> Callable[[Request], Response]:
+    def draft_file(request: Request) -> Response:
+        """A picture of the Create form's; the name's letters let no path out."""
+        try:
+            path = data / draft_path(request.path_params["name"])
+        except ValueError:
+            raise HTTPException(404) from None
+        if path.name != request.path_params["name"] or not path.is_file():
+            raise HTTPException(404)
+        return _file(path, "image/png", path.name)
+
+    return draft_file
+
+
+def _file(path: Path, media_type: str, shown_as: str, *, download: bool = False) -> Response:
+    return FileResponse(
+        path,
+        media_type=media_type,
+        filename=shown_as,
+        content_disposition_type="attachment" if download else "inline",
+        headers={"Cache-Control": "private, no-cache"},
+    )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from app.jobs import Offload
+from app.jobs import HUNG_SECONDS, Offload
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ROOT / ".streamlit" / "secrets.toml"
@@ -32,9 +32,10 @@ class Settings(BaseSettings):
     port: int = Field(8501, ge=0, le=65535)
     checkpoint: Path | None = None
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     offload: Offload = "none"
     free_first_expert: bool = False
+    watchdog_minutes: float = Field(HUNG_SECONDS / 60, gt=0)  # without a report, after which a job is said to hang
     loudness: float | None = Field(None, ge=-70, le=0)  # LUFS to level the sound to; None leaves it as it is
 
     @field_validator("data", "checkpoint")

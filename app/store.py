@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-import io
+import json
 import secrets
-import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from pydantic import BaseModel
+from app import estimates, shelf
+from app.claims import Claims, recent_timings
+from app.jobs import FIRST_FRAME, LAST_FRAME, Brief, Draft, Found, Job, Mode, Offload, Place, Status, Wanted, Worker
+from app.records import BUSY_SECONDS, HERE, KEEP, SELECT, to_job
+from app.schema import DATABASE, MIGRATIONS, StoreBusy, StoreError, transaction
+from mova.spec import MAX_SEED, ClipSpec
 
-from app.jobs import FIRST_FRAME, INTERRUPTED, LAST_FRAME, Brief, Draft, Failure, Job, Progress, Status
-from mova.picture import open_picture
+__all__ = ["BUSY_SECONDS", "DATABASE", "MIGRATIONS", "JobStore", "StoreBusy", "StoreError"]
 
-DATABASE = "studio.db"
-BUSY_SECONDS = 30.0  # how long a call waits for another process's write
+LOG = "job.log"
 
-# What brings an empty file to version 1, version 1 to 2, and so on. Never edit a row that was released: add one.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE jobs (
-            number INTEGER PRIMARY KEY AUTOINCREMENT,
-            id TEXT NOT NULL UNIQUE,
-            position INTEGER NOT NULL,
-            status TEXT NOT NULL,
-            cancel INTEGER NOT NULL DEFAULT 0,
-            brief TEXT NOT NULL,
-            draft TEXT NOT NULL,
-            progress TEXT,
-            failure TEXT,
-            created_at REAL NOT NULL,
-            started_at REAL,
-            finished_at REAL
-        )""",
-        "CREATE INDEX jobs_by_status ON jobs (status, position)",
-    ),
-)
-
-
-class StoreError(Exception):
-    """The store cannot be opened; the message names the file and the remedy."""
+# The position that a queued job gets at either end; up and down, it changes places with its neighbour.
+_FIRST, _LAST = "(SELECT MIN(position) - 1 FROM jobs)", "(SELECT COALESCE(MAX(position), 0) + 1 FROM jobs)"
+_WAITING = f"status = 'queued' AND {HERE}"
 
 
 def draw_seed() -> int:
@@ -52,68 +33,88 @@ def draw_seed() -> int:
     return secrets.randbelow(2**32)
 
 
-class JobStore:
-    """The jobs of one data folder. Every method is one short transaction, safe from any process at any time."""
+class JobStore(Claims):
+    """The jobs of one data folder. Every method is one short transaction, safe from any process at any time.
+
+    Any of them may raise ``StoreError``: a disk that is full, a file that another program holds.
+    """
 
     def __init__(
-        self, data: Path, *, clock: Callable[[], float] = time.time, seed: Callable[[], int] = draw_seed
+        self,
+        data: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        seed: Callable[[], int] = draw_seed,
+        patience: float = BUSY_SECONDS,
     ) -> None:
-        """Open the store, making or migrating its file.
-
-        Raises:
-            StoreError: the folder can't be written, or the file is no database or of a newer version.
-        """
-        self.data = data
-        self._clock = clock
+        """Open the store as ``Records`` does. ``seed`` draws those that are left open."""
+        super().__init__(data, clock=clock, patience=patience)
         self._seed = seed
-        try:
-            (data / "jobs").mkdir(parents=True, exist_ok=True)
-            with self._connect() as db:
-                _migrate(db, data / DATABASE)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"{data / DATABASE} can't be opened ({error}). Check that the folder may be written to, "
-                "or choose another one with --data."
-            ) from error
 
-    def submit(self, brief: Brief, *, first_frame: bytes | None = None, last_frame: bytes | None = None) -> Job:
-        """Queue a job. Uploaded frames are copied into its folder, upright, as PNG.
+    # What creators do with jobs
+
+    def submit(
+        self, brief: Brief, *, first_frame: bytes | None = None, last_frame: bytes | None = None, takes: int = 1
+    ) -> Job:
+        """Queue a job for each take, and give the first. Each has a copy of the frames, upright, as PNG.
+
+        An upload goes before a path in the brief, which may name any picture of the data folder. An open seed is drawn
+        for each take; a given one is that of the first take, and each other has the next.
 
         Raises:
-            PictureError: an upload is no picture that can be used.
+            PictureError: a frame is no picture that can be used.
         """
-        job_id = uuid.uuid4().hex
-        for name, field, upload in ((FIRST_FRAME, "first_frame", first_frame), (LAST_FRAME, "last_frame", last_frame)):
-            if upload is not None:
-                path = f"jobs/{job_id}/{name}"
-                _keep_picture(upload, self.data / path)
-                brief = brief.model_copy(update={field: path})
-        if brief.random_seed:
-            brief = brief.model_copy(update={"spec": brief.spec.model_copy(update={"seed": self._seed()})})
-        draft = Draft(first_frame=brief.first_frame, prompt=brief.prompt)
-        row = self._one(
-            """INSERT INTO jobs (id, position, status, brief, draft, created_at)
-               VALUES (?, (SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), ?, ?, ?, ?) RETURNING *""",
-            (job_id, Status.QUEUED, brief.model_dump_json(), draft.model_dump_json(), self._clock()),
-        )
-        assert row is not None
-        return _job(row)
+        uploads = {"first_frame": (FIRST_FRAME, first_frame), "last_frame": (LAST_FRAME, last_frame)}
+        made: list[tuple[str, Brief]] = []
+        try:
+            for take in range(takes):
+                job_id = uuid.uuid4().hex
+                made.append((job_id, brief))
+                changes: dict[str, Any] = {"spec": self._seeded(brief, take)}
+                for field, (name, upload) in uploads.items():
+                    path = getattr(brief, field)
+                    if upload is not None or path is not None:
+                        source = self.data / path if upload is None else upload
+                        changes[field] = f"{shelf.JOBS}/{job_id}/{name}"
+                        shelf.keep_picture(source, self.data / changes[field])
+                made[-1] = (job_id, brief.model_copy(update=changes))
+            return self._queue(made)
+        except BaseException:
+            shelf.drop_folders(self.data, [job_id for job_id, _ in made])
+            raise
 
     def get(self, job_id: str) -> Job | None:
-        """The job, or None if there is none of that id."""
-        row = self._one("SELECT * FROM jobs WHERE id = ?", (job_id,))
-        return _job(row) if row else None
+        """The job, deleted or not; None if there is none of that id."""
+        return self._job(job_id)
+
+    def find(self, wanted: Wanted, page: int = 1, per_page: int = 24) -> Found:
+        """One page (from 1) of the jobs that are wanted and not deleted, newest first."""
+        where, values = _condition(wanted)
+        with self._connect() as db:
+            total = db.execute(f"SELECT COUNT(*) FROM jobs WHERE {where}", values).fetchone()[0]
+            rows = db.execute(
+                f"{SELECT} WHERE {where} ORDER BY number DESC LIMIT ? OFFSET ?",
+                (*values, per_page, (max(page, 1) - 1) * per_page),
+            )
+            return Found(jobs=tuple(to_job(row) for row in rows), total=total)
+
+    def queue(self) -> list[Job]:
+        """What runs, then what waits, in the order in which it will run."""
+        rows = self._all(
+            f"{SELECT} WHERE status IN ('running', 'queued') AND {HERE} ORDER BY status = 'queued', position"
+        )
+        return [to_job(row) for row in rows]
 
     def history(self, limit: int = 50) -> list[Job]:
-        """The jobs submitted last, newest first."""
-        with self._connect() as db:
-            return [_job(row) for row in db.execute("SELECT * FROM jobs ORDER BY number DESC LIMIT ?", (limit,))]
+        """The jobs submitted last and not deleted, newest first."""
+        rows = self._all(f"{SELECT} WHERE {HERE} ORDER BY number DESC LIMIT ?", (limit,))
+        return [to_job(row) for row in rows]
 
     def ahead(self, job_id: str) -> int:
         """How many jobs run before this queued one."""
         row = self._one(
-            """SELECT COUNT(*) AS ahead FROM jobs WHERE status = 'running' OR
-               (status = 'queued' AND position < (SELECT position FROM jobs WHERE id = ?))""",
+            f"""SELECT COUNT(*) AS ahead FROM jobs WHERE status = 'running' OR (status = 'queued' AND {HERE}
+                AND position < (SELECT position FROM jobs WHERE id = ?))""",
             (job_id,),
         )
         return int(row["ahead"]) if row else 0
@@ -131,113 +132,198 @@ class JobStore:
     def requeue(self, job_id: str) -> None:
         """Put a job that ended without a clip at the end of the queue; what its draft holds stays."""
         self._one(
-            """UPDATE jobs SET status = 'queued', cancel = 0, progress = NULL, failure = NULL, started_at = NULL,
-                   finished_at = NULL, position = (SELECT MAX(position) + 1 FROM jobs)
-               WHERE id = ? AND status IN ('failed', 'cancelled', 'interrupted') RETURNING id""",
+            f"""UPDATE jobs SET status = 'queued', cancel = 0, progress = NULL, failure = NULL, started_at = NULL,
+                   reported_at = NULL, finished_at = NULL, position = {_LAST}
+               WHERE id = ? AND status IN ('failed', 'cancelled', 'interrupted') AND {HERE} RETURNING id""",
             (job_id,),
         )
 
-    def claim(self) -> Job | None:
-        """Take the first queued job, as the only one to do so; None if the queue is empty."""
-        row = self._one(
-            """UPDATE jobs SET status = 'running', started_at = ?, finished_at = NULL
-               WHERE number = (SELECT number FROM jobs WHERE status = 'queued' ORDER BY position LIMIT 1)
-               RETURNING *""",
-            (self._clock(),),
-        )
-        return _job(row) if row else None
-
-    def report(self, job_id: str, progress: Progress) -> bool:
-        """Note how far a running job is; True if it is to stop: cancelled, or no longer this worker's."""
-        row = self._one(
-            "UPDATE jobs SET progress = ? WHERE id = ? AND status = 'running' RETURNING cancel",
-            (progress.model_dump_json(), job_id),
-        )
-        return row is None or bool(row["cancel"])
-
-    def save(self, job_id: str, draft: Draft) -> None:
-        """Keep what a finished stage has filled in."""
-        self._one("UPDATE jobs SET draft = ? WHERE id = ? RETURNING id", (draft.model_dump_json(), job_id))
-
-    def close(self, job_id: str, status: Status, failure: Failure | None = None) -> None:
-        """End a running job."""
+    def delete(self, job_id: str) -> None:
+        """Take a job out of sight, to be restored or purged; a running one is cancelled, a queued one won't run."""
         self._one(
-            """UPDATE jobs SET status = ?, failure = ?, finished_at = ?
-               WHERE id = ? AND status = 'running' RETURNING id""",
-            (status, failure.model_dump_json() if failure else None, self._clock(), job_id),
+            f"""UPDATE jobs SET deleted_at = ?, cancel = CASE status WHEN 'running' THEN 1 ELSE cancel END
+                WHERE id = ? AND {HERE} RETURNING id""",
+            (self._clock(), job_id),
         )
 
-    def recover(self) -> list[str]:
-        """Close what a dead worker left running, and drop its half-written files; the ids.
+    def restore(self, job_id: str) -> None:
+        """Undo a delete; a queued job is back in its place, one that ran stays cancelled."""
+        self._one("UPDATE jobs SET deleted_at = NULL WHERE id = ? RETURNING id", (job_id,))
 
-        Only for a worker that holds the folder's lock: nobody else can be running anything then.
-        """
+    def star(self, job_id: str, on: bool) -> None:
+        """Mark a job, or take the mark away."""
+        self._one("UPDATE jobs SET starred = ? WHERE id = ? RETURNING id", (on, job_id))
+
+    def move(self, job_id: str, to: Place) -> None:
+        """Change when a queued job runs; any other stays as it is."""
+        with self._connect() as db, transaction(db):
+            row = db.execute(f"SELECT position FROM jobs WHERE id = ? AND {_WAITING}", (job_id,)).fetchone()
+            if row is None:
+                return
+            if to in ("first", "last"):
+                end = _FIRST if to == "first" else _LAST
+                db.execute(f"UPDATE jobs SET position = {end} WHERE id = ?", (job_id,))
+                return
+            side = "< ? ORDER BY position DESC" if to == "up" else "> ? ORDER BY position"
+            neighbour = db.execute(
+                f"SELECT id, position FROM jobs WHERE {_WAITING} AND position {side} LIMIT 1", (row["position"],)
+            ).fetchone()
+            if neighbour:
+                places = ((neighbour["position"], job_id), (row["position"], neighbour["id"]))
+                db.executemany("UPDATE jobs SET position = ? WHERE id = ?", places)
+
+    # The queue as a whole
+
+    def mode(self) -> Mode:
+        """Whether jobs are taken."""
+        row = self._one(
+            "SELECT value, EXISTS (SELECT 1 FROM jobs WHERE status = 'running') AS busy FROM studio WHERE name = 'mode'"
+        )
+        if row is None:
+            return Mode.RUNNING
+        return Mode.FINISHING if row["value"] == Mode.FINISHING and row["busy"] else Mode.PAUSED
+
+    def pause_after(self) -> None:
+        """Take no more jobs; the one that runs goes on to its end."""
+        self._one(f"{KEEP} RETURNING name", ("mode", Mode.FINISHING))
+
+    def pause_now(self) -> None:
+        """Take no more jobs, put the one that runs back to the front of the queue, and have the engine freed."""
+        with self._connect() as db, transaction(db):
+            db.executemany(KEEP, (("mode", Mode.PAUSED), ("free", "1")))
+            running = db.execute("SELECT id FROM jobs WHERE status = 'running' ORDER BY position DESC").fetchall()
+            for row in running:
+                db.execute(
+                    f"""UPDATE jobs SET finished_at = CASE cancel WHEN 1 THEN ? END, position = {_FIRST},
+                            status = CASE cancel WHEN 1 THEN 'cancelled' ELSE 'queued' END,
+                            progress = NULL, started_at = NULL, reported_at = NULL
+                        WHERE id = ?""",
+                    (self._clock(), row["id"]),
+                )
+
+    def resume(self) -> None:
+        """Take jobs again."""
+        self._all("DELETE FROM studio WHERE name IN ('mode', 'free') RETURNING name")
+
+    def free_engine(self) -> None:
+        """Have the worker give the device's memory back as soon as it is idle."""
+        self._one(f"{KEEP} RETURNING name", ("free", "1"))
+
+    def end_worker(self) -> None:
+        """Ask that the worker, as it now is, be killed; the studio's supervisor does it."""
+        self._one("INSERT OR REPLACE INTO studio SELECT 'end', value FROM studio WHERE name = 'worker' RETURNING name")
+
+    def worker(self) -> Worker | None:
+        """The worker as it last said of itself; whether it lives, ``app.worker.is_running`` knows."""
+        said = self._kept("worker")
+        return Worker.model_validate_json(said) if said else None
+
+    def purge(self, older_than_seconds: float) -> list[str]:
+        """Remove for good what was deleted that long ago, and folders that belong to no job; the ids."""
         with self._connect() as db:
             rows = db.execute(
-                """UPDATE jobs SET finished_at = ?, failure = CASE cancel WHEN 1 THEN NULL ELSE ? END,
-                       status = CASE cancel WHEN 1 THEN 'cancelled' ELSE 'interrupted' END
-                   WHERE status = 'running' RETURNING id""",
-                (self._clock(), INTERRUPTED.model_dump_json()),
+                "DELETE FROM jobs WHERE deleted_at <= ? AND status <> 'running' RETURNING id",
+                (self._clock() - older_than_seconds,),
             ).fetchall()
-        for row in rows:
-            for part in (self.data / "jobs" / row["id"]).glob("*.part"):
-                part.unlink(missing_ok=True)
-        return [row["id"] for row in rows]
+            known = {row["id"] for row in db.execute("SELECT id FROM jobs")}
+        purged = [row["id"] for row in rows]
+        shelf.drop_folders(self.data, [*purged, *shelf.strays(self.data, known)])
+        return purged
 
-    def _one(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Row | None:
+    # The Create form between two visits
+
+    def keep_form(self, content: dict[str, Any]) -> None:
+        """Keep what the Create form holds."""
+        self._one(f"{KEEP} RETURNING name", ("form", json.dumps(content, ensure_ascii=False)))
+
+    def form(self) -> dict[str, Any]:
+        """What the Create form held last; empty if nothing was kept."""
+        content = json.loads(self._kept("form") or "{}")
+        return content if isinstance(content, dict) else {}
+
+    def keep_upload(self, name: str, data: bytes) -> str:
+        """Keep a picture of the form's, upright, as PNG; its path, relative to the data folder.
+
+        Raises:
+            PictureError: it can't be used.
+        """
+        path = shelf.draft_path(name)
+        shelf.keep_picture(data, self.data / path)
+        return path
+
+    def drop_upload(self, name: str) -> None:
+        """Forget a picture of the form's."""
+        (self.data / shelf.draft_path(name)).unlink(missing_ok=True)
+
+    # What is known about time and disk
+
+    def timings(
+        self, checkpoint: str, spec: ClipSpec, offload: Offload, device: str | None = None
+    ) -> estimates.Timings | None:
+        """What the last runs of such a clip took: any steps and guidance; on the device used last if None is named."""
+        clip = (checkpoint, spec.width, spec.height, spec.num_frames, offload)
         with self._connect() as db:
-            rows: list[sqlite3.Row] = db.execute(statement, values).fetchall()
-        return rows[0] if rows else None
+            return recent_timings(db, clip, device)
 
-    @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        # isolation_level None: each statement is its own transaction, and takes its locks when it runs.
-        with closing(sqlite3.connect(self.data / DATABASE, timeout=BUSY_SECONDS, isolation_level=None)) as db:
-            db.row_factory = sqlite3.Row
-            yield db
+    def finish_times(self, now: float | None = None) -> dict[str, float | None]:
+        """When each job of the queue will be done (seconds since the epoch); None: not known yet, or paused."""
+        jobs, mode = self.queue(), self.mode()
+        going = [job for job in jobs if job.status is Status.RUNNING or mode is Mode.RUNNING]
+        with self._connect() as db:
+
+            @lru_cache
+            def of_clip(*clip: Any) -> estimates.Timings | None:
+                return recent_timings(db, clip, None)
+
+            def of_job(job: Job) -> estimates.Timings | None:
+                spec = job.brief.spec
+                return of_clip(job.checkpoint_name, spec.width, spec.height, spec.num_frames, job.brief.offload)
+
+            known = estimates.finish_times(going, of_job, self._clock() if now is None else now)
+        return {job.id: known.get(job.id) for job in jobs}
+
+    def usage(self) -> dict[str, int]:
+        """Bytes on disk by what: clips, uploads, database, logs, checkpoints, deleted."""
+        with self._connect() as db:
+            deleted = {row["id"] for row in db.execute("SELECT id FROM jobs WHERE deleted_at IS NOT NULL")}
+        return shelf.sizes(self.data, deleted)
+
+    def log(self, job_id: str, lines: int = 200) -> str:
+        """The end of what the worker noted while it made this job."""
+        file = self.data / shelf.JOBS / job_id / LOG
+        if not (job_id.isalnum() and file.is_file()):
+            return ""
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            return "".join(deque(stream, maxlen=lines))
+
+    def _seeded(self, brief: Brief, take: int) -> ClipSpec:
+        seed = self._seed() if brief.random_seed else (brief.spec.seed + take) % (MAX_SEED + 1)
+        return brief.spec.model_copy(update={"seed": seed})
+
+    def _queue(self, made: list[tuple[str, Brief]]) -> Job:
+        with self._connect() as db, transaction(db):
+            for job_id, brief in made:
+                draft = Draft(first_frame=brief.first_frame, prompt=brief.prompt)
+                db.execute(
+                    f"""INSERT INTO jobs (id, position, status, brief, draft, created_at)
+                        VALUES (?, {_LAST}, 'queued', ?, ?, ?)""",
+                    (job_id, brief.model_dump_json(), draft.model_dump_json(), self._clock()),
+                )
+            return to_job(db.execute(f"{SELECT} WHERE id = ?", (made[0][0],)).fetchone())
 
 
-def _migrate(db: sqlite3.Connection, file: Path) -> None:
-    version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise StoreError(
-            f"{file} was written by a newer studio (schema {version}, this one knows {len(MIGRATIONS)}). "
-            "Update the studio, or choose another folder with --data."
-        )
-    if version == len(MIGRATIONS):
-        return
-    with FileLock(file.with_name("studio.lock")):  # SQLite doesn't wait its turn to switch to WAL: it fails
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("BEGIN IMMEDIATE")
-        version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have been quicker
-        for statement in (statement for statements in MIGRATIONS[version:] for statement in statements):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        db.execute("COMMIT")
-
-
-def _keep_picture(upload: bytes, target: Path) -> None:
-    buffer = io.BytesIO()
-    open_picture(upload).save(buffer, "PNG", compress_level=1)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(target)  # so that a half-written file is never seen
-
-
-def _job(row: sqlite3.Row) -> Job:
-    def value(model: type[BaseModel], column: str) -> Any:
-        return model.model_validate_json(row[column]) if row[column] else None
-
-    return Job(
-        id=row["id"],
-        status=Status(row["status"]),
-        cancel=bool(row["cancel"]),
-        brief=value(Brief, "brief"),
-        draft=value(Draft, "draft"),
-        progress=value(Progress, "progress"),
-        failure=value(Failure, "failure"),
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-    )
+def _condition(wanted: Wanted) -> tuple[str, tuple[Any, ...]]:
+    clauses: list[str] = [HERE]
+    values: list[Any] = []
+    if wanted.states:
+        clauses.append(f"status IN ({', '.join('?' * len(wanted.states))})")
+        values += wanted.states
+    if wanted.starred:
+        clauses.append("starred = 1")
+    if wanted.orientation:
+        clauses.append("portrait = ?")
+        values.append(wanted.orientation == "portrait")
+    for word in wanted.text.casefold().split():
+        clauses.append("instr(folded(prompt), ?) > 0")
+        values.append(word)
+    return " AND ".join(clauses), tuple(values)

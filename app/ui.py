@@ -1,97 +1,93 @@
-"""What pages share: the store in force, a job on its way to a clip, and text shown as it was typed."""
+"""What pages share: everything of the desk and the language, and how a job is shown, whatever its state."""
 
 from __future__ import annotations
 
-import io
-import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
-from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app.checkpoints import find_checkpoints
+from app.desk import (
+    checkpoints,
+    current_form,
+    expected_seconds,
+    fill_form,
+    finish_time,
+    go,
+    has_gpu,
+    keep_pages,
+    make_another,
+    media_url,
+    open_job,
+    page,
+    settings,
+    store,
+    use_frame,
+)
+from app.failures import show_failure, told
 from app.form import in_words
-from app.jobs import FIRST_FRAME, Brief, Failure, Job, Progress, Status
-from app.settings import Settings, load
-from app.store import JobStore
+from app.jobs import FIRST_FRAME, Job, Mode, Progress, Status
+from app.language import (
+    ago,
+    clock,
+    language,
+    language_switch,
+    plain,
+    shorten,
+    status_badge,
+    summary,
+    t,
+    t_said,
+    when,
+)
 from app.worker import is_running
 from app.workflow import CLIP, POSTER
-from mova.layout import PLAYGROUND_NAME, CheckpointInfo
-from mova.picture import PictureError, fit_picture, open_picture
+from mova.layout import PLAYGROUND_NAME
+
+__all__ = [
+    "ago",
+    "checkpoints",
+    "clock",
+    "current_form",
+    "eta_text",
+    "expected_seconds",
+    "fill_form",
+    "finish_time",
+    "go",
+    "has_gpu",
+    "is_playground",
+    "keep_pages",
+    "language",
+    "language_switch",
+    "make_another",
+    "media_url",
+    "open_job",
+    "page",
+    "plain",
+    "settings",
+    "share_done",
+    "shorten",
+    "show_failure",
+    "show_job",
+    "show_nothing_yet",
+    "show_playground_banner",
+    "show_recent",
+    "status_badge",
+    "store",
+    "summary",
+    "t",
+    "t_said",
+    "tab_title",
+    "told",
+    "use_frame",
+    "when",
+]
 
 LOOK_SECONDS = 1.0  # between two looks at a job on its way
 
-# Phase -> what it is called, and its usual share of a job's time.
-PHASES: dict[str, tuple[str, float]] = {
-    "loading": ("Loading the model", 0.10),
-    "text": ("Reading the prompt", 0.03),
-    "frame": ("Preparing the first frame", 0.04),
-    "denoising": ("Making picture and sound", 0.66),
-    "decoding": ("Decoding", 0.14),
-    "writing": ("Writing the file", 0.03),
-}
-
-
-def settings() -> Settings:
-    """The settings in force."""
-    return load()
-
-
-def store() -> JobStore:
-    """The jobs of the data folder in force."""
-    return _store(settings().data)
-
-
-@st.cache_resource
-def _store(data: Path) -> JobStore:
-    return JobStore(data)
-
-
-@st.cache_data(ttl="5s", show_spinner=False)
-def checkpoints(data: Path, named: Path | None) -> list[CheckpointInfo]:
-    """The checkpoints there are; looked for every few seconds at most, as a large one has many headers."""
-    return find_checkpoints(data, named)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """An upload field: the file if there is one, and either its preview or the sentence that says what is wrong."""
-
-    upload: UploadedFile | None = None
-    preview: bytes | None = None
-    problem: str | None = None
-
-
-def as_seen(upload: UploadedFile | None, width: int, height: int) -> Frame:
-    """An uploaded picture, cropped as the model will see it."""
-    if upload is None:
-        return Frame()
-    preview, problem = _fitted(upload.file_id, upload, width, height)
-    return Frame(upload, preview, problem)
-
-
-@st.cache_data(max_entries=16, show_spinner=False)
-def _fitted(file_id: str, _upload: UploadedFile, width: int, height: int) -> tuple[bytes | None, str | None]:
-    preview = io.BytesIO()
-    try:
-        fit_picture(open_picture(_upload.getvalue()), height, width).save(preview, "WEBP", quality=90)
-    except PictureError as error:
-        return None, str(error)
-    return preview.getvalue(), None
-
-
-def plain(text: str) -> str:
-    """``text`` for a Markdown element, shown as it was typed."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
-
-
-def media_url(job: Job, name: str) -> str:
-    """Where the browser finds a file of a job; absolute, as ``st.video`` takes no other."""
-    return urljoin(st.context.url or "http://localhost", f"/files/{job.folder}/{name}?v={job.finished_at or 0:.0f}")
+# Phase -> its usual share of a job's time, for as long as none was measured.
+PHASES = {"loading": 0.10, "text": 0.03, "frame": 0.04, "denoising": 0.66, "decoding": 0.14, "writing": 0.03}
 
 
 def show_job(job_id: str) -> None:
@@ -99,8 +95,8 @@ def show_job(job_id: str) -> None:
     job = store().get(job_id)
     if job is None:
         with st.container(border=True, key="no_such_job"):
-            st.header("This job is not here", anchor=False)
-            st.caption("Its link belongs to another data folder, or it was deleted. Recent clips are below.")
+            st.header(t("job.not_here"), anchor=False)
+            st.caption(t("job.not_here_why"))
         return
     with st.container(border=True, key="job"):
         if job.status.active:
@@ -111,22 +107,38 @@ def show_job(job_id: str) -> None:
             _show_end(job)
 
 
+def eta_text(job: Job) -> str:
+    """When an active job will be done, or that this is not known yet; nothing for any other."""
+    if not job.status.active:
+        return ""
+    finish = finish_time(job)
+    if finish is None:
+        return t("job.eta_unknown")
+    return t("job.eta", time=when(finish), left=clock(max(finish - time.time(), 0)))
+
+
+def tab_title(words: str) -> None:
+    """What the browser's tab says before the studio's name."""
+    st.set_page_config(page_title=f"{words} · MOVA Studio")
+
+
+def is_playground(job: Job) -> bool:
+    """Whether the clip is made of noise."""
+    return Path(job.brief.checkpoint).name == PLAYGROUND_NAME
+
+
+def share_done(progress: Progress | None) -> float:
+    """0 to 1 over the whole job."""
+    names = list(PHASES)
+    if progress is None or progress.phase not in PHASES:
+        return 0.0
+    before = sum(PHASES[name] for name in names[: names.index(progress.phase)])
+    return min(before + PHASES[progress.phase] * progress.step / max(progress.total, 1), 1.0)
+
+
 def show_playground_banner(place: DeltaGenerator, folder: Path) -> None:
     """Say plainly that this checkpoint makes noise, and where a real one goes."""
-    place.info(
-        "**Playground.** A tiny model with random weights: its clips are noise. They show that everything works, from "
-        f"the prompt to the file. For real clips, put a MOVA checkpoint into {plain(str(folder))}.",
-        icon=":material/science:",
-    )
-
-
-def summary(brief: Brief) -> str:
-    """The numbers of a brief in one line."""
-    spec = brief.spec
-    return (
-        f"{spec.width} × {spec.height} · {spec.num_frames} frames at {spec.fps:g} fps = {spec.duration:.2f} s · "
-        f"{spec.num_inference_steps} steps"
-    )
+    place.info(t("common.playground", folder=plain(str(folder))), icon=":material/science:")
 
 
 def show_nothing_yet() -> None:
@@ -134,26 +146,27 @@ def show_nothing_yet() -> None:
     with st.container(border=True, horizontal_alignment="center", key="nothing_yet", height=360):
         st.space("stretch")
         st.title(":material/movie:", anchor=False, text_alignment="center")
-        st.markdown("**Your clip appears here**", text_alignment="center")
-        st.caption("The example runs as it is: press Generate.", text_alignment="center")
+        st.markdown(f"**{t('job.nothing_yet')}**", text_alignment="center")
+        st.caption(t("job.nothing_yet_why"), text_alignment="center")
         st.space("stretch")
 
 
-def status_badge(status: Status) -> None:
-    """A job's state in colour and words."""
-    match status:
-        case Status.QUEUED:
-            st.badge("Queued", icon=":material/schedule:", color="gray")
-        case Status.RUNNING:
-            st.badge("Running", icon=":material/autorenew:", color="blue")
-        case Status.DONE:
-            st.badge("Done", icon=":material/check:", color="green")
-        case Status.FAILED:
-            st.badge("Failed", icon=":material/error:", color="red")
-        case Status.CANCELLED:
-            st.badge("Cancelled", icon=":material/block:", color="gray")
-        case Status.INTERRUPTED:
-            st.badge("Interrupted", icon=":material/power_off:", color="orange")
+def show_recent(limit: int, but: str | None = None) -> None:
+    """The jobs submitted last, as a short list that opens them; without the one that is shown already."""
+    jobs = [job for job in store().history(limit + 1) if job.id != but][:limit]
+    if not jobs:
+        return
+    st.header(t("job.recent"), anchor=False)
+    for job in jobs:
+        with st.container(horizontal=True, wrap=False, vertical_alignment="center", key=f"recent_{job.id}"):
+            with st.container(width=112, key=f"recent_state_{job.id}"):
+                if job.status is Status.DONE:
+                    st.image(media_url(job, POSTER), width="stretch", alt="")
+                else:
+                    status_badge(job.status)
+            noise = f"*{t('job.noise')}* · " if job.draft.clip and is_playground(job) else ""
+            st.caption(noise + _prompt(job, 80), width="stretch")
+            st.button(t("job.open"), key=f"open_{job.id}", type="tertiary", on_click=open_job, args=(job.id,))
 
 
 def _live(job_id: str) -> None:
@@ -163,7 +176,7 @@ def _live(job_id: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         status_badge(job.status)
         st.button(
-            "Cancelling …" if job.cancel else "Cancel",
+            t("job.cancelling") if job.cancel else t("job.cancel"),
             key="cancel",
             icon=":material/close:",
             type="tertiary",
@@ -174,158 +187,145 @@ def _live(job_id: str) -> None:
     if job.status is Status.QUEUED:
         _show_waiting(job)
     else:
-        _show_progress(job.progress, time.time() - (job.started_at or time.time()))
+        _show_progress(job)
     _show_prompt(job)
 
 
 def _show_waiting(job: Job) -> None:
-    ahead = store().ahead(job.id)
-    if ahead:
-        st.markdown(f"**{ahead} {'job runs' if ahead == 1 else 'jobs run'} before this one.**")
+    ahead, mode = store().ahead(job.id), store().mode()
+    tab_title(t("common.queued"))
+    if mode is not Mode.RUNNING:
+        st.markdown(f"**{t(f'job.{mode}')}** {t('job.paused_why')}")
+        st.button(t("job.resume"), key="resume", icon=":material/play_arrow:", on_click=store().resume)
+    elif ahead:
+        st.markdown(f"**{t('job.one_ahead') if ahead == 1 else t('job.ahead', count=ahead)}**")
     elif is_running(store().data):
-        st.markdown("**The worker takes it in a moment.**")
+        st.markdown(f"**{t('job.taken_soon')}**")
     else:
-        logs = plain(str(store().data / "logs"))
-        st.markdown(f"**No worker is running.** The studio starts one by itself; if none comes, {logs} says why.")
-    st.caption("You may close this page. The address above brings you back to this job.")
+        st.markdown(f"**{t('job.no_worker')}** {t('job.no_worker_why', logs=plain(str(store().data / 'logs')))}")
+    st.caption(f"{eta_text(job)}  \n{t('job.may_close')}")
 
 
-def _show_progress(progress: Progress | None, elapsed: float) -> None:
+def _show_progress(job: Job) -> None:
+    progress, now = job.progress, time.time()
+    done = share_done(progress)
+    tab_title(f"{done:.0%}")
+    elapsed = t("job.so_far", time=clock(now - (job.started_at or now)))
     if progress is None:
-        st.progress(0.0, text="Starting the engine")
-        st.caption(f"{clock(elapsed)} so far")
+        st.progress(0.0, text=t("job.starting"))
+        st.caption(f"{elapsed} · {eta_text(job)}")
+        _show_hang(job, now)
         return
-    label, _ = PHASES.get(progress.phase, (progress.phase, 0.0))
-    counted = f" · step {min(progress.step + 1, progress.total)} of {progress.total}" if progress.total > 1 else ""
-    st.progress(_share_done(progress), text=f"**{label}**{counted}")
-    left = _seconds_left(progress)
-    st.caption(f"{clock(elapsed)} so far" + (f" · about {clock(left)} left in this phase" if left is not None else ""))
+    counted = progress.total > 1
+    step = t("job.step", step=min(progress.step + 1, progress.total), total=progress.total) if counted else ""
+    st.progress(done, text=f"**{_phase(progress.phase)}**" + (f" · {step}" if step else ""))
+    st.caption(f"{elapsed} · {eta_text(job)}")
     with st.container(horizontal=True, gap="small", key="phases"):
         for phase, seconds in progress.seconds.items():
             if phase != progress.phase:
-                st.caption(f":material/check: {PHASES.get(phase, (phase, 0))[0]} {clock(seconds)}", width="content")
+                st.caption(f":material/check: {_phase(phase)} {clock(seconds)}", width="content")
+    if store().mode() is Mode.FINISHING:
+        st.caption(f":material/pause: {t('job.finishing')}")
+    _show_hang(job, now)
 
 
-def _share_done(progress: Progress) -> float:
-    """0 to 1 over the whole job."""
-    names = list(PHASES)
-    if progress.phase not in PHASES:
-        return 0.0
-    before = sum(PHASES[name][1] for name in names[: names.index(progress.phase)])
-    within = PHASES[progress.phase][1] * progress.step / max(progress.total, 1)
-    return min(before + within, 1.0)
+def _show_hang(job: Job, now: float) -> None:
+    """Say that nothing was heard of the job for long, and offer to end its worker."""
+    silent = job.silent(now)
+    if silent < settings().watchdog_minutes * 60:
+        return
+    st.warning(t("job.hung", time=clock(silent)), icon=":material/hourglass_disabled:")
+    ending = st.session_state.get("ending") == job.id
+    st.button(
+        t("job.ending_worker") if ending else t("job.end_worker"),
+        key="end_worker",
+        icon=":material/stop_circle:",
+        disabled=ending,
+        on_click=_end_worker,
+        args=(job.id,),
+    )
 
 
-def _seconds_left(progress: Progress) -> float | None:
-    """What the rest of the phase takes at the pace of its finished steps; None before there is one."""
-    spent = progress.seconds.get(progress.phase, 0.0)
-    if progress.step < 1 or progress.step >= progress.total:
-        return None
-    return spent / progress.step * (progress.total - progress.step)
+def _end_worker(job_id: str) -> None:
+    st.session_state.ending = job_id
+    store().end_worker()
+
+
+def _phase(phase: str) -> str:
+    return t(f"job.{phase}") if phase in PHASES else phase
 
 
 def _show_clip(job: Job) -> None:
     rendered = job.draft.rendered
     url = media_url(job, CLIP)
     portrait = job.brief.spec.height > job.brief.spec.width
-    st.video(
-        url,
-        alt=f"The clip: {shorten(job.brief.prompt, 120) or 'made without a prompt'}",
-        width=360 if portrait else "stretch",
-    )
+    st.video(url, alt=t("job.clip_of", prompt=_prompt(job, 120)), width=360 if portrait else "stretch")
     if rendered is not None:
-        sound = "silent" if rendered.loudness is None else f"{rendered.loudness:.1f} LUFS".replace("-", "−")
+        sound = t("job.silent") if rendered.loudness is None else f"{rendered.loudness:.1f} LUFS".replace("-", "−")
         with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key="clip_facts"):
             st.badge(f"{rendered.width} × {rendered.height}", icon=":material/aspect_ratio:", color="gray")
-            st.badge(f"{rendered.duration:.2f} s", icon=":material/timer:", color="gray")
-            st.badge(sound, icon=":material/graphic_eq:", color="gray", help="Integrated loudness, EBU R128")
-            st.badge(f"Seed {job.brief.spec.seed}", icon=":material/casino:", color="gray")
-            st.space("stretch")
-            st.link_button("Download", f"{url}&download", icon=":material/download:", key="download")
-        if _is_playground(job):
-            st.caption(":material/science: Made by the playground, whose weights are random: the clip is noise.")
+            duration = t("common.seconds", seconds=f"{rendered.duration:.2f}")
+            st.badge(duration, icon=":material/timer:", color="gray")
+            st.badge(sound, icon=":material/graphic_eq:", color="gray", help=t("job.loudness_help"))
+            seed = t("job.seed", seed=job.brief.spec.seed)
+            st.badge(seed, icon=":material/casino:", color="gray")
+        if is_playground(job):
+            st.caption(f":material/science: {t('job.made_of_noise')}")
         for note in rendered.notes:
-            st.caption(f":material/info: {plain(note)}")
+            st.caption(f":material/info: {plain(t_said(note))}")
+    _show_clip_actions(job, url)
     _show_prompt(job)
-    with st.expander("All settings", icon=":material/tune:", key="clip_settings"):
-        _show_settings(job)
+    with st.expander(t("job.all_settings"), icon=":material/tune:", key="clip_settings"):
+        for name, value in in_words(job.brief, language()).items():
+            st.markdown(f"**{name}** {plain(value)}")
+        if job.started_at and job.finished_at:
+            st.markdown(f"**{t('job.time')}** {clock(job.finished_at - job.started_at)}")
 
 
-def _is_playground(job: Job) -> bool:
-    return Path(job.brief.checkpoint).name == PLAYGROUND_NAME
-
-
-def _show_settings(job: Job) -> None:
-    for name, value in in_words(job.brief).items():
-        st.markdown(f"**{name}** {plain(value)}")
-    if job.progress and job.started_at and job.finished_at:
-        st.markdown(f"**Time** {clock(job.finished_at - job.started_at)}")
+def _show_clip_actions(job: Job, url: str) -> None:
+    with st.container(horizontal=True, gap="xsmall", key="clip_actions"):
+        st.link_button(t("job.download"), f"{url}&download", icon=":material/download:", key="download")
+        st.button(
+            t("job.another"),
+            key="another",
+            icon=":material/replay:",
+            help=t("job.another_help"),
+            on_click=make_another,
+            args=(job,),
+        )
+        st.button(
+            t("job.go_on"),
+            key="go_on",
+            icon=":material/last_page:",
+            help=t("job.go_on_help"),
+            on_click=use_frame,
+            args=(job, "last"),
+        )
 
 
 def _show_end(job: Job) -> None:
     status_badge(job.status)
     if job.failure:
-        _show_failure(job.failure)
+        show_failure(job)
     else:
-        st.markdown("**Cancelled.** Nothing was made.")
-    st.button(
-        "Try again",
-        key="retry",
-        icon=":material/replay:",
-        type="primary" if job.status is not Status.CANCELLED else "secondary",
-        help="The same settings and the same seed.",
-        on_click=store().requeue,
-        args=(job.id,),
-    )
-    if job.failure and job.failure.details:
-        with st.expander("Details", icon=":material/bug_report:", key="failure_details"):
-            st.code(job.failure.details, language=None, wrap_lines=True)
+        st.markdown(t("job.cancelled"))
+        st.button(
+            t("failure.do_retry"),
+            key=f"retry_{job.id}",
+            icon=":material/replay:",
+            help=t("job.retry_help"),
+            on_click=store().requeue,
+            args=(job.id,),
+        )
     _show_prompt(job)
 
 
-def _show_failure(failure: Failure) -> None:
-    st.error(f"**{plain(failure.sentence)}**\n\n{plain(failure.remedy)}", icon=":material/error:")
+def _prompt(job: Job, length: int) -> str:
+    return plain(shorten(job.brief.prompt, length)) or f"*{t('common.no_prompt')}*"
 
 
 def _show_prompt(job: Job) -> None:
     with st.container(horizontal=True, wrap=False, gap="small", key="job_prompt"):
         if job.draft.first_frame:
-            st.image(media_url(job, FIRST_FRAME), width=96, alt="The first frame")
-        st.caption(plain(shorten(job.brief.prompt, 400)) or "*No prompt*", width="stretch")
-
-
-def show_recent(limit: int) -> None:
-    """The jobs submitted last, as a short list that opens them."""
-    jobs = store().history(limit)
-    if not jobs:
-        return
-    st.header("Recent", anchor=False)
-    for job in jobs:
-        with st.container(horizontal=True, wrap=False, vertical_alignment="center", key=f"recent_{job.id}"):
-            with st.container(width=112, key=f"recent_state_{job.id}"):
-                if job.status is Status.DONE:
-                    st.image(media_url(job, POSTER), width="stretch", alt="")
-                else:
-                    status_badge(job.status)
-            made_of_noise = "*Playground, noise* · " if job.draft.clip and _is_playground(job) else ""
-            st.caption(made_of_noise + (plain(shorten(job.brief.prompt, 80)) or "*No prompt*"), width="stretch")
-            st.button("Open", key=f"open_{job.id}", type="tertiary", on_click=open_job, args=(job.id,))
-
-
-def open_job(job_id: str) -> None:
-    """Show this job, now and after a reload: its id goes into the address."""
-    st.query_params["job"] = job_id
-
-
-def shorten(text: str, length: int) -> str:
-    """The beginning of ``text`` in one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
-
-
-def clock(seconds: float) -> str:
-    """A duration for people: 8 s, 1:05 min, 2:03 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+            st.image(media_url(job, FIRST_FRAME), width=96, alt=t("job.first_frame"))
+        st.caption(_prompt(job, 400), width="stretch")

@@ -7,38 +7,57 @@ import errno
 import faulthandler
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from app import workflow
 from app.engines import Engine, open_engine
-from app.jobs import Cancelled, Failure, Job, Progress, Status
+from app.jobs import CLOSED, HUNG_SECONDS, Cancelled, Failure, Job, Kind, Progress, Status, Worker
 from app.settings import SettingsError, load
-from app.store import JobStore, StoreError
+from app.store import LOG, JobStore, StoreBusy, StoreError
 from mova.layout import CheckpointError
 from mova.picture import PictureError
+
+__all__ = ["ALREADY_SERVED", "GRACE_SECONDS", "HUNG_SECONDS", "explain", "is_running", "main", "serve", "work"]
 
 log = logging.getLogger("app.worker")
 
 IDLE_SECONDS = 0.25  # between two looks at an empty queue
 GRACE_SECONDS = 10.0  # for the step that runs when the worker is told to end
 ALREADY_SERVED = 3  # exit status: another worker holds the folder
+PATIENCE_SECONDS = 5.0  # for another program's hold on the store, before saying so
+RETRY_SECONDS = 1.0  # between two tries at a store that can't be used
+SILENT_SECONDS = 10.0  # without reports after one that couldn't be made, so that the engine isn't held up
+UNDO_SECONDS = 24 * 3600.0  # what was deleted can be restored for this long
+PURGE_SECONDS = 3600.0  # between two looks for what is to be removed for good
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-CLOSED = Failure(sentence="The studio was closed while this job was running.", remedy="Start it again.")
+OUT_OF_MEMORY = (Kind.MEMORY, Kind.GPU_MEMORY)
+DEVICE_FAULT = "CUDA error"  # in what torch says when a GPU has failed: it does for the rest of the process's life
+FAULTY = 4  # exit status: the device failed, and a new process may find it well
+
+Result = TypeVar("Result")
 
 _probe = threading.Lock()
 
 
 class Stopping(Exception):  # noqa: N818  (not an error)
     """The worker is ending; the job that runs is interrupted, not cancelled."""
+
+
+class DeviceFault(Exception):  # noqa: N818  (as CUDA calls it)
+    """The device has failed this process; a new one may find it well."""
 
 
 def is_running(data: Path) -> bool:
@@ -60,86 +79,197 @@ def serve(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Run the queue until ``stop`` is set. The caller holds the folder's lock."""
-    for job_id in store.recover():
+    """Run the queue until ``stop`` is set. The caller holds the folder's lock.
+
+    Raises:
+        DeviceFault: nothing more can be run in this process.
+    """
+    for job_id in _insist(store.recover, stop) or ():
         log.warning("Job %s was interrupted: its worker had ended", job_id)
     engine: Engine | None = None
+    loaded, swept = False, -PURGE_SECONDS
+    _present(store, stop)
     while not stop.is_set():
-        job = store.claim()
-        if job is None:
+        job = _insist(store.claim, stop)
+        if job is not None:
+            engine = engine or engine_factory()
+            _present(store, stop, job.id, loaded=loaded)
+            failure = work(store, job, engine, stop, clock)
+            loaded = failure is None or failure.kind not in OUT_OF_MEMORY
+            if not loaded:
+                engine.free()
+            _present(store, stop, loaded=loaded)
+            if failure and DEVICE_FAULT in failure.details and loaded:
+                raise DeviceFault
+        elif _insist(store.take_free, stop):
+            if engine:
+                engine.free()
+                log.info("The engine is freed")
+            loaded = False
+            _present(store, stop)
+        elif clock() - swept >= PURGE_SECONDS:
+            _insist(lambda: store.purge(UNDO_SECONDS), stop)
+            swept = clock()
+        else:
             stop.wait(IDLE_SECONDS)
-            continue
-        engine = engine or engine_factory()
-        work(store, job, engine, stop, clock)
 
 
-def work(store: JobStore, job: Job, engine: Engine, stop: threading.Event, clock: Callable[[], float]) -> None:
-    """Run one claimed job to whatever end; no failure of its gets out of here."""
-    log.info("Job %s starts (%d steps, seed %d)", job.id, job.brief.spec.num_inference_steps, job.brief.spec.seed)
-    reporter = _Reporter(store, job.id, stop, clock)
+def work(
+    store: JobStore, job: Job, engine: Engine, stop: threading.Event, clock: Callable[[], float]
+) -> Failure | None:
+    """Run one claimed job to whatever end; its failure, which doesn't get out of here otherwise."""
+    reporter = _Reporter(store, job.id, engine, stop, clock)
     context = workflow.Context(engine, store.data, job.folder, reporter)
-    try:
-        workflow.run(job, context, lambda draft: store.save(job.id, draft))
-    except Cancelled:
-        store.close(job.id, Status.CANCELLED)
-    except Stopping:
-        store.close(job.id, Status.INTERRUPTED, CLOSED)
-    except Exception as error:
-        log.exception("Job %s failed", job.id)
-        store.close(job.id, Status.FAILED, explain(error))
-    else:
-        store.close(job.id, Status.DONE)
-        log.info("Job %s is done", job.id)
+    status, failure = Status.DONE, None
+    with _job_log(store.data / job.folder):
+        log.info("Job %s starts (%d steps, seed %d)", job.id, job.brief.spec.num_inference_steps, job.brief.spec.seed)
+        try:
+            workflow.run(job, context, lambda draft: _insist(lambda: store.save(job.id, draft), stop))
+        except Cancelled:
+            status = Status.CANCELLED
+        except Stopping:
+            status, failure = Status.INTERRUPTED, CLOSED
+        except Exception as error:
+            log.exception("Job %s failed", job.id)
+            status, failure = Status.FAILED, explain(error, store.data / job.brief.checkpoint)
+        reporter.finish()
+        log.info("Job %s is %s", job.id, status)
+    _insist(lambda: store.close(job.id, status, failure), stop)
+    return failure
 
 
-def explain(error: Exception) -> Failure:
-    """A failure in the creator's words: what happened, and what to do."""
+def explain(error: Exception, checkpoint: Path | None = None) -> Failure:
+    """A failure in the creator's words: what happened, and what to do. ``checkpoint`` is the folder that was used."""
     said = str(error).strip() or type(error).__name__
-    remedy = "Try again; if it happens again, the details below belong in a bug report."
+    kind, remedy = Kind.UNKNOWN, "Try again; if it happens again, the details below belong in a bug report."
     match error:
+        case _ if _disk_full(error):
+            kind, said, remedy = Kind.DISK_FULL, "The disk is full.", "Make room on the disk of the data folder."
+        case CheckpointError() | OSError() if checkpoint and not checkpoint.is_dir():
+            kind, said = Kind.GONE, f"The checkpoint's folder {checkpoint} has gone."
+            remedy = "Put it back, or choose another checkpoint."
         case CheckpointError():
-            remedy = "Mend the checkpoint or choose another one, then try again."
+            kind, remedy = Kind.CHECKPOINT, "Mend the checkpoint or choose another one, then try again."
         case PictureError():
-            remedy = "Choose another picture."
-        case OSError(errno=errno.ENOSPC):
-            said, remedy = "The disk is full.", "Make room on the disk of the data folder, then try again."
+            kind, remedy = Kind.PICTURE, "Choose another picture."
         case ValueError() if str(error):  # a setting that this machine can't follow, such as a device it doesn't have
-            remedy = "Change what it names, then try again."
-        case MemoryError():
-            said, remedy = "This machine ran out of memory.", _SMALLER
-        case _ if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-            said, remedy = "The GPU ran out of memory.", _SMALLER
+            kind, remedy = Kind.SETTING, "Change what it names, then try again."
+        case _ if _gpu_memory(error):
+            kind, said, remedy = Kind.GPU_MEMORY, "The GPU ran out of memory.", _SMALLER
+        case _ if _memory(error):
+            kind, said, remedy = Kind.MEMORY, "This machine ran out of memory.", _SMALLER
+        case _ if type(error).__name__ == "MediaError":  # mova's, which would bring FFmpeg with it
+            kind = Kind.MEDIA
         case _ if type(error).__module__.partition(".")[0] != "mova":  # whose errors are sentences
             said = f"The worker met an error that it doesn't know ({type(error).__name__}: {said.splitlines()[0]})."
-    return Failure(sentence=said.splitlines()[0], remedy=remedy, details="".join(traceback.format_exception(error)))
+    details = "".join(traceback.format_exception(error))
+    return Failure(kind=kind, sentence=said.splitlines()[0], remedy=remedy, details=details)
 
 
 _SMALLER = "Under Advanced, let the weights wait off the GPU (by component, then by layer), or make the clip shorter."
 
 
+def _disk_full(error: BaseException) -> bool:
+    cause = error.__cause__
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (cause is not None and _disk_full(cause))
+
+
+def _gpu_memory(error: Exception) -> bool:
+    """By name and text: torch is not imported here, and some of its errors have no class of their own."""
+    return type(error).__name__ == "OutOfMemoryError" or "CUDA error: out of memory" in str(error)
+
+
+def _memory(error: Exception) -> bool:
+    refused = isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "bad_alloc" in str(error))
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or refused
+
+
+def _insist(action: Callable[[], Result], stop: threading.Event) -> Result | None:
+    """Do it, again and again while the store can't be used: another program holds it, or the disk is full."""
+    while True:
+        try:
+            return action()
+        except StoreError as error:
+            log.warning("%s", error)
+            if stop.wait(RETRY_SECONDS):
+                return None  # what was left undone is found by the next worker
+
+
+def _present(store: JobStore, stop: threading.Event, job: str | None = None, *, loaded: bool = False) -> None:
+    worker = Worker(pid=os.getpid(), host=platform.node(), job=job, loaded=loaded, since=time.time())
+    _insist(lambda: store.present(worker), stop)
+
+
+@contextmanager
+def _job_log(folder: Path) -> Iterator[None]:
+    """Keep what is logged meanwhile in the job's folder too."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+    except OSError as error:  # the job will meet the same, and say so
+        log.warning("%s can't be written (%s)", folder / LOG, error)
+        yield
+        return
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        with suppress(OSError):
+            handler.close()
+
+
 class _Reporter:
     """The step callback of one job: measures the phases, tells the store, and raises if the job is to end."""
 
-    def __init__(self, store: JobStore, job_id: str, stop: threading.Event, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: JobStore, job_id: str, engine: Engine, stop: threading.Event, clock: Callable[[], float]
+    ) -> None:
         self._store = store
         self._job_id = job_id
+        self._engine = engine
         self._stop = stop
         self._clock = clock
-        self._seconds: dict[str, float] = {}
-        self._phase = ""
+        self._progress: Progress | None = None
         self._since = clock()
+        self._silent_until = self._since
 
     def __call__(self, phase: str, step: int, total: int) -> None:
         now = self._clock()
-        if self._phase:
-            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
-        self._phase, self._since = phase, now
+        before = self._progress
+        self._progress = self._follow(phase, step, total, now)
         if self._stop.is_set():
             raise Stopping
-        self._seconds.setdefault(phase, 0.0)
-        progress = Progress(phase=phase, step=step, total=total, seconds=self._seconds)
-        if self._store.report(self._job_id, progress):
-            raise Cancelled
+        if now < self._silent_until:
+            return
+        news = before is None or before.phase != phase
+        try:
+            if self._store.report(self._job_id, self._progress, self._engine.machine() if news else None):
+                raise Cancelled
+        except StoreError as error:  # the clip is worth more than its progress bar
+            log.warning("%s", error)
+            self._silent_until = self._clock() + SILENT_SECONDS
+
+    def finish(self) -> None:
+        """Keep what was measured to the very end."""
+        last = self._progress
+        if last is not None:
+            final = self._follow(last.phase, last.step, last.total, self._clock())
+            _insist(lambda: self._store.report(self._job_id, final, self._engine.machine()), self._stop)
+
+    def _follow(self, phase: str, step: int, total: int, now: float) -> Progress:
+        """The progress that this report brings; the time since the last one belongs to the phase of then."""
+        before, since = self._progress, self._since
+        self._since = now
+        if before is None:
+            return Progress(phase=phase, step=step, total=total, seconds={phase: 0.0})
+        seconds = before.seconds | {before.phase: before.seconds[before.phase] + now - since}
+        seconds.setdefault(phase, 0.0)
+        pace = before.pace if phase == before.phase else None
+        if step and (pace is None or step != before.step):
+            pace = seconds[phase] / step
+        return Progress(phase=phase, step=step, total=total, seconds=seconds, pace=pace)
 
 
 def main(arguments: list[str] | None = None, engine_factory: Callable[[], Engine] | None = None) -> int:
@@ -150,11 +280,18 @@ def main(arguments: list[str] | None = None, engine_factory: Callable[[], Engine
     given = parser.parse_args(arguments)
     try:
         settings = load(**({"data": given.data} if given.data else {}))
-        store = JobStore(settings.data)
+        stop = _stop_signals(follow=given.follow)
+        store = _open(settings.data, stop)
+        if store is None:
+            return 0
         with FileLock(settings.data / "worker.lock").acquire(timeout=2):
             _log_to(settings.data / "logs")
-            stop = _stop_signals(follow=given.follow)
             serve(store, engine_factory or (lambda: open_engine(settings)), stop)
+            with suppress(StoreError):
+                store.present(None)
+    except DeviceFault:
+        _say("The device failed. The worker ends, as only a new process can use it again.")
+        return FAULTY
     except Timeout:
         _say(f"Another worker serves {settings.data} already; there is never more than one.")
         return ALREADY_SERVED
@@ -162,6 +299,17 @@ def main(arguments: list[str] | None = None, engine_factory: Callable[[], Engine
         _say(str(error))
         return 2
     return 0
+
+
+def _open(data: Path, stop: threading.Event) -> JobStore | None:
+    """The store, once no other program holds it; None if the worker is to end before."""
+    while not stop.is_set():
+        try:
+            return JobStore(data, patience=PATIENCE_SECONDS)
+        except StoreBusy as error:
+            _say(str(error))
+            stop.wait(RETRY_SECONDS)
+    return None
 
 
 def _stop_signals(*, follow: bool) -> threading.Event:
@@ -193,9 +341,7 @@ def _end_with_stdin(stop: threading.Event) -> None:
 def _log_to(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(folder / "worker.log", maxBytes=1_000_000, backupCount=3, encoding="utf-8")
-    logging.basicConfig(
-        level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format=LOG_FORMAT, force=True)
     faulthandler.enable()  # a crash in native code leaves its stack on stderr, which the server keeps in a file
     log.info("Worker %d serves %s", os.getpid(), folder.parent)
 

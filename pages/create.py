@@ -1,181 +1,343 @@
 """Create: a prompt and a first frame become a clip."""
 
-from dataclasses import fields
+from typing import Any
 
 import streamlit as st
-from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from app import ui
+from app import frames, ui
 from app.checkpoints import checkpoint_folder
-from app.form import LONGEST, ORIENTATIONS, QUALITIES, WAITING, Form, compose, size_of, steps_of, too_long
-from app.jobs import Brief
-from mova.layout import CheckpointInfo
-from mova.spec import NEGATIVE_PROMPT
-
-EXAMPLE = (
-    "A lighthouse stands on a rocky cape at dusk. Its lamp turns and sweeps a warm beam over the dark sea while waves "
-    "break against the rocks. The camera moves slowly closer.\n\n"
-    "The sound of heavy waves and wind; a foghorn calls twice from far away. No music."
+from app.form import (
+    KEPT,
+    LONGEST,
+    LOUDNESS,
+    MOST_TAKES,
+    OFFLOADS,
+    ORIENTATIONS,
+    QUALITIES,
+    Form,
+    compose,
+    fitting,
+    length_of,
+    level,
+    size_of,
+    steps_of,
+    too_long,
 )
+from app.jobs import Brief, Status, Wanted
+from app.texts import Language, text
+from app.workflow import POSTER
+from mova.layout import CheckpointInfo
+
+t = ui.t
 PICTURES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2"]
 RECENT = 6
-HELP = {
-    "quality": "The number is that of denoising steps; time grows with it. Draft: is the idea right? "
-    "Standard: little is lost. Fine: as the model was evaluated.",
-    "seconds": f"The model was trained on clips of up to {LONGEST:g} s. Frames, under Advanced, goes beyond.",
-    "first_frame": "The clip starts from this picture. Its middle is used, in the orientation above.",
-    "last_frame": "The clip ends with this picture.",
-    "guidance_scale": "How closely the clip follows the prompt. 1 is off, and twice as fast.",
-    "bridge_guidance_scale": "How closely sound and picture follow each other. 1 is off; 3.5 buys lip sync, for time "
-    "and some clearness of speech.",
-    "seed": "The same seed with the same settings gives the same clip.",
-    "fps": "The checkpoint's own unless given.",
-    "num_frames": "Overrules the length: 4n + 1 frames.",
-    "steps": "Overrules the quality.",
-    "shift": "More than the checkpoint's own spends more of the steps on the large shapes.",
-    "offload": "Away from the device they leave room on it, and take more time. The clip stays the same.",
-    "negative_prompt": "What the clip is kept away from; the default is what the released model was evaluated with.",
-}
-TYPED = [field.name for field in fields(Form) if field.name != "checkpoint"]  # each the key of a widget
+CLIPS_TO_CHOOSE_FROM = 6
+ENGINES = ["local"]
+EXAMPLES = [text("create.example", language) for language in Language]
+LEVELS = dict(zip(LOUDNESS, ("own", "web", "podcast", "broadcast"), strict=True))
 
 
-def start_with(checkpoint: CheckpointInfo) -> None:
-    st.session_state.seconds = min(round(checkpoint.default_spec.duration * 2) / 2, LONGEST)
+def restore(found: dict[str, CheckpointInfo]) -> None:
+    """Put the form's draft into the widgets: on a first visit, on coming back, and where another page filled it.
+
+    Streamlit drops the value of a widget that a run didn't draw: a missing engine tells that another page was shown,
+    and whatever else is missing now is filled in.
+    """
+    stale = st.session_state.pop("form_is_stale", False)
+    draft = ui.store().form() if stale else st.session_state.get("draft") or ui.store().form()
+    if not stale and "draft" in st.session_state and draft["checkpoint"] in found:
+        came_back = "engine" not in st.session_state
+        for name in draft.keys() if came_back else draft.keys() - st.session_state.keys():
+            st.session_state[name] = draft[name]
+        return
+    chosen = draft.get("checkpoint")
+    chosen = chosen if chosen in found else next(iter(found))
+    start = {"prompt": t("create.example"), "offload": settings.offload, "loudness": level(settings.loudness)}
+    st.session_state.checkpoint = chosen
+    st.session_state.update(fitting(draft, found[chosen], start))
+    st.session_state.draft = form_content()
+    st.session_state.example = "prompt" not in draft
 
 
-def choose_checkpoint() -> CheckpointInfo:
-    found = {str(info.path): info for info in ui.checkpoints(settings.data, settings.checkpoint)}
-    if st.session_state.get("checkpoint") not in found:
-        st.session_state.checkpoint = next(iter(found))
-        start_with(found[st.session_state.checkpoint])
+def form_content() -> dict[str, Any]:
+    return {name: st.session_state[name] for name in ("checkpoint", *KEPT)}
+
+
+def form_of(checkpoint: CheckpointInfo) -> Form:
+    return Form(checkpoint, **{name: st.session_state[name] for name in KEPT})
+
+
+def keep_draft() -> None:
+    """Keep what the form holds, if that changed since it was last kept."""
+    content = form_content()
+    if content != st.session_state.draft:
+        ui.store().keep_form(content)
+        st.session_state.draft = content
+
+
+def choose_checkpoint(found: dict[str, CheckpointInfo]) -> CheckpointInfo:
     if len(found) > 1:
         st.selectbox(
-            "Checkpoint",
+            t("create.checkpoint"),
             found,
             format_func=lambda path: found[path].name,
             key="checkpoint",
-            on_change=lambda: start_with(found[st.session_state.checkpoint]),
+            on_change=lambda: st.session_state.update(seconds=length_of(found[st.session_state.checkpoint])),
         )
     return found[st.session_state.checkpoint]
 
 
-def draw_basics(checkpoint: CheckpointInfo) -> ui.Frame:
-    st.text_area("Prompt", key="prompt", height=180, placeholder="What is to be seen, and what is to be heard?")
-    if warning := too_long(st.session_state.prompt):
+def draw_basics(checkpoint: CheckpointInfo) -> None:
+    if st.session_state.example and st.session_state.prompt in EXAMPLES:
+        st.session_state.prompt = t("create.example")  # the switch to another language takes it along
+    st.text_area(t("create.prompt"), key="prompt", height=180, placeholder=t("create.prompt_placeholder"))
+    if warning := too_long(st.session_state.prompt, ui.language()):
         st.caption(f":orange[:material/content_cut: {warning}]")
+    shapes = {choice: f":gray[:material/crop_{choice}: {t(f'create.{choice}')}]" for choice in ORIENTATIONS}
     st.segmented_control(
-        "Orientation",
-        ORIENTATIONS,
-        format_func=lambda choice: f":gray[:material/crop_{choice}: {choice.capitalize()}]",
+        t("create.orientation"),
+        shapes,
+        format_func=shapes.__getitem__,
         key="orientation",
         required=True,
     )
-    first = draw_frame("First frame", "first_frame", checkpoint)
-    if first.upload is None:
-        st.caption("None: text only. The model then starts from a white picture.")
+    width, height = size_of(checkpoint, st.session_state.orientation)
+    st.caption(t("create.pixels", width=width, height=height))
+    draw_frame("first_frame", checkpoint)
+    steps = {choice: f":gray[{t(f'create.{choice}')} · {steps_of(checkpoint, choice)}]" for choice in QUALITIES}
     st.segmented_control(
-        "Quality",
-        QUALITIES,
-        format_func=lambda choice: f":gray[{choice.capitalize()} · {steps_of(checkpoint, choice)}]",
+        t("create.quality"),
+        steps,
+        format_func=steps.__getitem__,
         key="quality",
         required=True,
-        help=HELP["quality"],
+        help=t("create.quality_help"),
     )
-    st.number_input("Length in seconds", 0.5, LONGEST, step=0.5, format="%.1f", key="seconds", help=HELP["seconds"])
-    return first
+    overruled = st.session_state.steps is not None
+    st.caption(t("create.overruled") if overruled else t(f"create.{st.session_state.quality}_means"))
+    longest = t("create.seconds_help", longest=f"{LONGEST:g}")
+    with st.grid(2, key="length_and_takes"):
+        with st.container(key="length"):
+            st.number_input(t("create.seconds"), 0.5, LONGEST, step=0.5, format="%.1f", key="seconds", help=longest)
+            asked = form_of(checkpoint)
+            st.caption(t("create.frames_are", frames=asked.frames, fps=f"{asked.frames_per_second:g}"))
+        st.number_input(t("create.takes"), 1, MOST_TAKES, key="takes", help=t("create.takes_help"))
 
 
-def draw_advanced(checkpoint: CheckpointInfo) -> ui.Frame:
-    own = "The checkpoint's own"
-    with st.expander("Advanced", icon=":material/tune:", key="advanced"):
+def draw_advanced(checkpoint: CheckpointInfo) -> None:
+    own = t("create.own")
+    with st.expander(t("create.advanced"), icon=":material/tune:", key="advanced"):
         with st.grid(2, key="numbers"):
-            for label, key in (("Guidance", "guidance_scale"), ("Bridge guidance", "bridge_guidance_scale")):
-                st.number_input(label, step=0.5, format="%.1f", key=key, help=HELP[key])
-            st.text_input("Seed", key="seed", placeholder="Random", help=HELP["seed"])
-            st.number_input("Frames per second", value=None, step=1.0, key="fps", placeholder=own, help=HELP["fps"])
-            for label, key, otherwise in (
-                ("Frames", "num_frames", "From the length"),
-                ("Steps", "steps", "From the quality"),
-            ):
-                st.number_input(label, value=None, step=1, key=key, placeholder=otherwise, help=HELP[key])
-            for label, key in (("Video shift", "video_shift"), ("Audio shift", "audio_shift")):
-                st.number_input(label, value=None, step=0.5, key=key, placeholder=own, help=HELP["shift"])
-        st.selectbox("The weights wait", WAITING, format_func=WAITING.__getitem__, key="offload", help=HELP["offload"])
-        st.text_area("Negative prompt", key="negative_prompt", help=HELP["negative_prompt"])
-        return draw_frame("Last frame", "last_frame", checkpoint)
+            for key in ("guidance_scale", "bridge_guidance_scale"):
+                st.number_input(t(f"create.{key}"), step=0.5, format="%.1f", key=key, help=t(f"create.{key}_help"))
+            st.text_input(t("create.seed"), key="seed", placeholder=t("create.random"), help=t("create.seed_help"))
+            st.number_input(
+                t("create.fps"), value=None, step=1.0, key="fps", placeholder=own, help=t("create.fps_help")
+            )
+            for key, otherwise in (("num_frames", t("create.from_length")), ("steps", t("create.from_quality"))):
+                st.number_input(
+                    t(f"create.{key}"),
+                    value=None,
+                    step=1,
+                    key=key,
+                    placeholder=otherwise,
+                    help=t(f"create.{key}_help"),
+                )
+            for key in ("video_shift", "audio_shift"):
+                st.number_input(
+                    t(f"create.{key}"), value=None, step=0.5, key=key, placeholder=own, help=t("create.shift_help")
+                )
+        draw_machine()
+        st.text_area(t("create.negative_prompt"), key="negative_prompt", help=t("create.negative_prompt_help"))
+        draw_frame("last_frame", checkpoint)
 
 
-def draw_frame(label: str, key: str, checkpoint: CheckpointInfo) -> ui.Frame:
-    upload = st.file_uploader(label, type=PICTURES, key=key, help=HELP[key])
-    width, height = size_of(checkpoint, st.session_state.orientation)
-    frame = ui.as_seen(upload, width, height)
-    if frame.problem:
-        st.error(ui.plain(frame.problem), icon=":material/broken_image:")
-    elif frame.preview:
-        st.image(
-            frame.preview, width="stretch" if width > height else 240, alt=f"{label}, cropped to {width} by {height}"
-        )
-        st.caption(f"Cropped to {width} × {height}: just what the model will see.")
-    return frame
-
-
-def submit(brief: Brief, first: UploadedFile | None, last: UploadedFile | None) -> None:
-    job = ui.store().submit(
-        brief,
-        first_frame=first.getvalue() if first else None,
-        last_frame=last.getvalue() if last else None,
+def draw_machine() -> None:
+    """Where and how the clip is made, and how loud it is in the end."""
+    st.selectbox(
+        t("create.engine"),
+        ENGINES,
+        format_func={name: t(f"create.engine_{name}") for name in ENGINES}.__getitem__,
+        key="engine",
+        help=t("create.engine_help"),
     )
-    ui.open_job(job.id)
-
-
-@st.dialog("Generate without a prompt?", icon=":material/chat_bubble:")
-def ask_about_no_prompt(brief: Brief, first: UploadedFile | None, last: UploadedFile | None) -> None:
-    st.markdown(
-        "Nothing says what is to be seen and heard. The model will go by the first frame alone."
-        if first
-        else "Nothing says what is to be seen and heard, and there is no first frame either: anything may come."
+    st.selectbox(
+        t("create.offload"),
+        OFFLOADS,
+        format_func={choice: t(f"form.offload_{choice}") for choice in OFFLOADS}.__getitem__,
+        key="offload",
+        help=t("create.offload_help"),
     )
-    if st.button("Generate anyway", key="generate_anyway", type="primary", on_click=submit, args=(brief, first, last)):
-        st.rerun()
+    if not ui.has_gpu(settings.data, settings.device):
+        st.caption(f":material/info: {t('create.offload_no_gpu')}")
+    levels = {loudness: level_text(loudness) for loudness in (*LOUDNESS, st.session_state.loudness)}
+    st.selectbox(
+        t("create.loudness"),
+        levels,
+        format_func=levels.__getitem__,
+        key="loudness",
+        help=t("create.loudness_help"),
+    )
+
+
+def level_text(loudness: str) -> str:
+    if loudness in LEVELS:
+        return t(f"create.loudness_{LEVELS[loudness]}")
+    return t("create.loudness_set", lufs=loudness.replace("-", "−"))
+
+
+def draw_frame(place: str, checkpoint: CheckpointInfo) -> None:
+    """A frame's upload field; or, once there is one, the frame as the model will see it, and where it is cropped."""
+    size = size_of(checkpoint, st.session_state.orientation)
+    seen = frames.as_seen(place, size)
+    if st.session_state[place] is None:
+        draw_upload(place)
+    else:
+        draw_seen(place, seen, size)
+    if seen.problem:
+        st.error(ui.plain(seen.problem), icon=":material/broken_image:")
+
+
+def draw_upload(place: str) -> None:
+    widget = f"{place}_upload_{st.session_state.get(f'{place}_turn', 0)}"
+    st.file_uploader(
+        t(f"create.{place}"),
+        type=PICTURES,
+        key=widget,
+        help=t(f"create.{place}_help"),
+        on_change=frames.take_upload,
+        args=(place, widget),
+    )
+    draw_clips_to_choose_from(place)
+    if place == "first_frame":
+        st.caption(t("create.text_only"))
+
+
+def draw_clips_to_choose_from(place: str) -> None:
+    clips = ui.store().find(Wanted(states=(Status.DONE,)), per_page=CLIPS_TO_CHOOSE_FROM).jobs
+    if not clips:
+        return
+    with st.popover(
+        t("create.from_clip"), icon=":material/movie:", help=t("create.from_clip_help"), key=f"{place}_clips"
+    ):
+        for job in clips:
+            with st.container(horizontal=True, vertical_alignment="center", key=f"{place}_{job.id}"):
+                st.image(ui.media_url(job, POSTER), width=112, alt=ui.shorten(job.brief.prompt, 80))
+                for which in ("first", "last"):
+                    st.button(
+                        t(f"create.its_{which}"),
+                        key=f"{place}_{which}_{job.id}",
+                        on_click=ui.use_frame,
+                        args=(job, which, place),
+                    )
+
+
+def draw_seen(place: str, seen: frames.Seen, size: tuple[int, int]) -> None:
+    width, height = size
+    name = t(f"create.{place}")
+    with st.container(border=True, key=f"{place}_seen"):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"**{name}**", width="content")
+            st.button(
+                t("create.remove"),
+                key=f"{place}_remove",
+                icon=":material/close:",
+                type="tertiary",
+                help=t("create.remove_help"),
+                on_click=frames.drop,
+                args=(place,),
+            )
+        if seen.preview:
+            alt = t("create.cropped_alt", frame=name, width=width, height=height)
+            st.image(seen.preview, width="stretch" if width > height else 240, alt=alt)
+            st.caption(t("create.cropped", width=width, height=height))
+        if seen.axis:
+            # Gray, as the primary colour that Streamlit writes it in is too faint on the dark ground.
+            st.slider(
+                t(f"create.{seen.axis}"),
+                0,
+                100,
+                format=":gray[%d %%]",
+                key=f"{place}_position",
+                persist_state="session",
+            )
+
+
+def submit(brief: Brief) -> None:
+    takes = st.session_state.takes
+    with ui.told():
+        job = ui.store().submit(brief, takes=takes)
+        if takes > 1:
+            st.toast(t("create.queued", takes=takes), icon=":material/check:")
+        ui.open_job(job.id)
+
+
+def ask_about_no_prompt(brief: Brief) -> None:
+    @st.dialog(t("create.no_prompt_title"), icon=":material/chat_bubble:")
+    def ask() -> None:
+        st.markdown(t("create.no_prompt_frame") if brief.first_frame else t("create.no_prompt_nothing"))
+        if st.button(
+            t("create.generate_anyway"), key="generate_anyway", type="primary", on_click=submit, args=(brief,)
+        ):
+            st.rerun()
+
+    ask()
+
+
+def draw_generate(brief: Brief | list[str], problems: list[str]) -> None:
+    clicked = st.button(
+        t("create.generate"), key="generate", type="primary", icon=":material/play_arrow:", width="stretch"
+    )
+    if isinstance(brief, list):
+        for sentence in brief:
+            st.error(ui.plain(sentence), icon=":material/error:")
+        return
+    takes, numbers = st.session_state.takes, ui.summary(brief)
+    seconds = ui.expected_seconds(brief)
+    time = t("create.about_unknown") if seconds is None else t("create.about", time=ui.clock(seconds))
+    all_takes = numbers if takes == 1 else t("create.takes_are", takes=takes, summary=numbers)
+    st.caption(f"{all_takes}  \n{time}", text_alignment="center")
+    if clicked and problems:
+        for sentence in problems:
+            st.error(ui.plain(sentence), icon=":material/broken_image:")
+    elif clicked:
+        if brief.prompt.strip():
+            submit(brief)
+        else:
+            ask_about_no_prompt(brief)
 
 
 settings = ui.settings()
-for name, start in {
-    "prompt": EXAMPLE,
-    "orientation": "landscape",
-    "quality": "standard",
-    "guidance_scale": 5.0,
-    "bridge_guidance_scale": 1.0,
-    "negative_prompt": NEGATIVE_PROMPT,
-    "offload": settings.offload,
-}.items():
-    st.session_state.setdefault(name, start)
+checkpoints = {str(info.path): info for info in ui.checkpoints(settings.data, settings.checkpoint)}
+restore(checkpoints)
 
-st.title("Create", anchor=False)
-st.caption("A prompt and a first frame become a clip: picture and sound, made together.")
+with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute", key="heading"):
+    st.title(t("create.title"), anchor=False, width="content")
+    st.button(
+        t("create.start_over"),
+        key="start_over",
+        icon=":material/restart_alt:",
+        type="tertiary",
+        help=t("create.start_over_help"),
+        on_click=ui.fill_form,
+        args=({},),
+    )
+st.caption(t("create.subtitle"))
 banner = st.container()
 making, watching = st.columns([5, 6], gap="large")
 
 with making:
-    checkpoint = choose_checkpoint()
-    first = draw_basics(checkpoint)
-    last = draw_advanced(checkpoint)
-    brief = compose(
-        Form(checkpoint, **{name: st.session_state[name] for name in TYPED}),
-        data=settings.data,
-        loudness=settings.loudness,
+    checkpoint = choose_checkpoint(checkpoints)
+    draw_basics(checkpoint)
+    draw_advanced(checkpoint)
+    form = form_of(checkpoint)
+    seen = [frames.as_seen(place, size_of(checkpoint, form.orientation)) for place in frames.PLACES]
+    draw_generate(
+        compose(form, data=settings.data, language=ui.language()), [frame.problem for frame in seen if frame.problem]
     )
-    clicked = st.button("Generate", key="generate", type="primary", icon=":material/play_arrow:", width="stretch")
-    if isinstance(brief, list):
-        for sentence in brief:
-            st.error(ui.plain(sentence), icon=":material/error:")
-    else:
-        st.caption(ui.summary(brief), text_alignment="center")
-        if clicked and not (first.problem or last.problem):
-            if brief.prompt.strip():
-                submit(brief, first.upload, last.upload)
-            else:
-                ask_about_no_prompt(brief, first.upload, last.upload)
+    frames.watch_for_paste("first_frame")
+with ui.told():
+    keep_draft()
 
 if checkpoint.playground:
     ui.show_playground_banner(banner, checkpoint_folder(settings.data))
@@ -185,4 +347,4 @@ with watching:
         ui.show_job(job_id)
     else:
         ui.show_nothing_yet()
-    ui.show_recent(RECENT)
+    ui.show_recent(RECENT, but=job_id)

@@ -5,6 +5,7 @@ A key is `file.name`, as in ``create.generate``; a file holds ``[name]`` tables 
 
 from __future__ import annotations
 
+import re
 import tomllib
 from enum import StrEnum
 from functools import cache
@@ -47,3 +48,30 @@ def catalogue() -> dict[str, dict[str, str]]:
         entries = tomllib.loads(file.read_text(encoding="utf-8"))
         found |= {f"{file.stem}.{name}": entry for name, entry in entries.items()}
     return found
+
+
+def translated(sentence: str, language: Language) -> str:
+    """A sentence that the library made (its English is in ``library.toml``), or as it is where that is not known."""
+    for name, pattern in _patterns():
+        if found := pattern.fullmatch(sentence):
+            values = {key: _word(value, language) for key, value in found.groupdict().items()}
+            return catalogue()[name][language].format(**values)
+    return sentence
+
+
+def _word(value: str, language: Language) -> str:
+    entry = catalogue().get(f"library.{value}") if value.isidentifier() else None
+    return entry[language] if entry else value
+
+
+@cache
+def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+    """Key -> what its English matches; those with more words of their own first."""
+    entries = [(key, entry["en"]) for key, entry in catalogue().items() if key.startswith("library.")]
+    entries.sort(key=lambda item: -len(re.sub(r"\{\w+\}", "", item[1])))
+    return [(key, re.compile(_pattern(template), re.DOTALL)) for key, template in entries]
+
+
+def _pattern(template: str) -> str:
+    parts = re.split(r"\{(\w+)\}", template)
+    return "".join(f"(?P<{part}>.+?)" if index % 2 else re.escape(part) for index, part in enumerate(parts))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from app.jobs import Brief
+from app.jobs import Brief, Job
+from app.settings import ROOT
 from app.store import JobStore
 from mova.spec import ClipSpec
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -24,6 +29,41 @@ def store(tmp_path: Path) -> JobStore:
 @pytest.fixture
 def brief() -> Brief:
     return make_brief()
+
+
+@pytest.fixture
+def start(store: JobStore) -> Iterator[Start]:
+    """Starts workers on the store's folder; all are ended with the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(seconds_per_step: float = 0.0, *options: str, **popen: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.app.fakes", str(seconds_per_step), "--data", str(store.data), *options]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, **popen)
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        with process:  # closes its pipes
+            process.kill()
+
+
+def found(store: JobStore, job: Job) -> Job:
+    """The job as it is now."""
+    now = store.get(job.id)
+    assert now
+    return now
+
+
+def ended(store: JobStore, job: Job) -> Job:
+    """The job once it has ended."""
+    wait_for(lambda: not found(store, job).status.active)
+    return found(store, job)
+
+
+def under_way(store: JobStore, job: Job) -> None:
+    """Wait until the job is being denoised."""
+    wait_for(lambda: (progress := found(store, job).progress) and progress.phase == "denoising")
 
 
 def make_brief(prompt: str = "A gull lands on a pier.", steps: int = 3, **changes: Any) -> Brief:

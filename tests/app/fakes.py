@@ -11,30 +11,41 @@ import numpy as np
 
 from app import worker
 from app.engines import OnStep
-from app.jobs import Brief, Draft, Rendered
+from app.jobs import Brief, Draft, Machine, Rendered
+from mova import media
 
 SAMPLE_RATE = 16_000
+DEVICE = "a fake device"
 
 
 class FakeEngine:
     """Walks through the phases of the real engine, then writes grey pictures and a hum.
 
-    A prompt that begins with "fail" fails in the middle; the seconds per step are given.
+    A prompt's first word makes it misbehave: "fail" fails in the middle, "hang" never reports again, "devour" asks for
+    memory until there is none; "flood" writes a clip of noise, some megabytes, by the real writer. The seconds per step
+    are given.
     """
 
     def __init__(self, step_seconds: float = 0.0) -> None:
         self._step_seconds = step_seconds
+        self.loads = 0
+        self.loaded = False
 
     def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
         spec = brief.spec
-        for phase in ("loading", "text", "frame"):
+        if not self.loaded:
+            on_step("loading", 0, 1)
+            self.loads, self.loaded = self.loads + 1, True
+        for phase in ("text", "frame"):
             on_step(phase, 0, 1)
         for step in range(spec.num_inference_steps):
             on_step("denoising", step, spec.num_inference_steps)
             time.sleep(self._step_seconds)
-            if (draft.prompt or "").startswith("fail") and step == 1:
-                raise RuntimeError("the *fake* engine was told to fail")
+            if step == 1:
+                self._misbehave((draft.prompt or "").split(" ")[0])
         on_step("decoding", 0, 1)
+        if (draft.prompt or "").startswith("flood"):
+            flood(target)
         part = target.with_name(target.name + ".part")
         write_clip(part, spec.width, spec.height, spec.num_frames, spec.fps)
         on_step("writing", 1, 1)
@@ -50,6 +61,28 @@ class FakeEngine:
             true_peak=-6.0,
             notes=("A note from the engine.",),
         )
+
+    def free(self) -> None:
+        self.loaded = False
+
+    def machine(self) -> Machine:
+        return Machine(engine="fake", device=DEVICE, peak_memory={"rss": 1 << 20}, checkpoint_id="fake")
+
+    def _misbehave(self, how: str) -> None:
+        if how == "fail":
+            raise RuntimeError("the *fake* engine was told to fail")
+        if how == "hang":
+            time.sleep(3600)
+        if how == "devour":
+            hoard = [bytearray(1 << 26) for _ in range(1 << 14)]  # a tebibyte
+            raise AssertionError(f"there were {len(hoard)} pieces")
+
+
+def flood(target: Path) -> None:
+    """A clip that doesn't compress."""
+    noise = np.random.default_rng(0)
+    frames = (noise.integers(0, 256, (352, 640, 3), dtype=np.uint8) for _ in range(49))
+    media.write_clip(target, frames, np.zeros(SAMPLE_RATE, np.float32), fps=24, num_frames=49, sample_rate=SAMPLE_RATE)
 
 
 def write_clip(target: Path, width: int, height: int, num_frames: int, fps: float) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from app.checkpoints import find_checkpoints, playground_path
+from app.checkpoints import find_checkpoints, identify, playground_path
 from mova.layout import COMPONENTS, PLAYGROUND_NAME
 
 
@@ -49,3 +49,12 @@ def test_one_found_twice_is_listed_once(tmp_path: Path) -> None:
 def test_an_incomplete_one_says_so(tmp_path: Path) -> None:
     put(tmp_path / "checkpoints" / "half")
     assert any("is missing" in problem for problem in find_checkpoints(tmp_path)[0].problems)
+
+
+def test_weights_have_one_name_wherever_they_lie(tmp_path: Path) -> None:
+    one, two = put(tmp_path / "one"), put(tmp_path / "two")
+    assert identify(one) == identify(two)
+    (two / "vae.safetensors").write_bytes(b"x")
+    assert identify(one) != identify(two)
+    (one / "vae.safetensors").write_bytes(b"xy")
+    assert identify(one) != identify(two)

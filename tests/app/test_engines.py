@@ -6,7 +6,9 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 
+from app.checkpoints import identify, playground_path
 from app.engines import LocalEngine, open_engine
 from app.jobs import Brief, Cancelled, Draft
 from app.settings import Settings
@@ -56,6 +58,34 @@ def test_the_pipeline_stays_loaded_and_a_seed_means_a_clip(engine: LocalEngine, 
     assert (data / "b.mp4").read_bytes() == first
     other = brief.model_copy(update={"spec": brief.spec.model_copy(update={"seed": 8})})
     assert render(engine, other, data / "c.mp4") != first
+
+
+def test_a_freed_engine_loads_again_and_gives_the_same_clip(engine: LocalEngine, data: Path) -> None:
+    brief = make_brief(steps=1)
+    first = render(engine, brief, data / "a.mp4")
+    engine.free()
+    heard: list[str] = []
+    engine.render(brief, Draft(prompt=brief.prompt), data / "b.mp4", lambda phase, step, total: heard.append(phase))
+    assert "loading" in heard
+    assert (data / "b.mp4").read_bytes() == first
+
+
+def test_the_engine_says_what_it_ran_on(engine: LocalEngine, data: Path) -> None:
+    assert LocalEngine(data).machine().device is None
+    render(engine, make_brief(steps=1), data / "a.mp4")
+    machine = engine.machine()
+    assert (machine.engine, machine.device) == ("mova", "cpu")
+    assert machine.checkpoint_id == identify(playground_path(data))
+    assert machine.peak_memory["rss"] > 50_000_000
+
+
+def test_the_crop_is_where_the_creator_put_it(engine: LocalEngine, data: Path) -> None:
+    wide = Image.new("RGB", (400, 100), "black")
+    wide.paste((255, 255, 255), (200, 0, 400, 100))
+    wide.save(data / "wide.png")
+    brief = make_brief(steps=1, first_frame="wide.png")
+    left, right = (brief.model_copy(update={"first_frame_position": (across, 0.5)}) for across in (0.0, 1.0))
+    assert render(engine, left, data / "l.mp4") != render(engine, right, data / "r.mp4")
 
 
 def test_another_offload_loads_afresh_and_gives_the_same_clip(engine: LocalEngine, data: Path) -> None:

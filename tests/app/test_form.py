@@ -1,13 +1,30 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.form import Form, compose, in_words, size_of, steps_of, too_long
+from app.form import (
+    AS_MADE,
+    KEPT,
+    LOUDNESS,
+    QUALITIES,
+    Form,
+    as_content,
+    compose,
+    fitting,
+    in_words,
+    length_of,
+    level,
+    size_of,
+    steps_of,
+    too_long,
+)
 from app.jobs import Brief
+from app.texts import Language
 from mova.layout import PLAYGROUND_NAME, CheckpointInfo
 
 DATA = Path("/studio/data")
@@ -15,8 +32,8 @@ PLAYGROUND = CheckpointInfo(DATA / "checkpoints" / PLAYGROUND_NAME, PLAYGROUND_N
 REAL = CheckpointInfo(Path("/models/MOVA-720p"), "MOVA-720p", (), ())
 
 
-def made(form: Form, **options: Any) -> Brief:
-    brief = compose(form, data=DATA, **options)
+def made(form: Form) -> Brief:
+    brief = compose(form, data=DATA)
     assert isinstance(brief, Brief), brief
     return brief
 
@@ -51,32 +68,55 @@ def test_a_real_checkpoint_has_its_own_sizes_and_steps() -> None:
         ({"video_shift": 3, "audio_shift": 1}, {"video_shift": 3, "audio_shift": 1}),
     ],
 )
-def test_every_field_has_its_effect(changes: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_every_number_has_its_effect(changes: dict[str, Any], expected: dict[str, Any]) -> None:
     spec = made(replace(Form(PLAYGROUND), **changes)).spec
     assert {name: getattr(spec, name) for name in expected} == expected
 
 
-def test_offload_loudness_and_a_given_seed_reach_the_brief() -> None:
-    brief = made(Form(PLAYGROUND, offload="layer", seed="0"), loudness=-14)
+def test_what_is_no_number_of_the_clip_reaches_the_brief() -> None:
+    form = Form(
+        PLAYGROUND,
+        offload="layer",
+        loudness="-14",
+        seed="0",
+        first_frame="drafts/a.png",
+        last_frame="drafts/b.png",
+        first_frame_position=0,
+        last_frame_position=75,
+    )
+    brief = made(form)
     assert (brief.offload, brief.loudness, brief.random_seed) == ("layer", -14, False)
+    assert (brief.first_frame, brief.last_frame) == ("drafts/a.png", "drafts/b.png")
+    assert (brief.first_frame_position, brief.last_frame_position) == ((0, 0), (0.75, 0.75))
+
+
+WRONG = [
+    ({"num_frames": 6}, "num_frames 6 is not of the form 4n + 1; nearest valid: 5 and 9."),
+    ({"steps": 0}, "num_inference_steps 0 is outside 1 to 1000; nearest valid: 1."),
+    ({"guidance_scale": -1}, "guidance_scale -1 is negative; nearest valid: 0 (1 switches guidance off)."),
+    ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number of 0 or more, not nan."),
+    ({"guidance_scale": None}, "guidance_scale must be a finite number of 0 or more, not None."),
+    ({"seed": "blue"}, "seed must be a whole number, not 'blue'."),
+    ({"seed": "-1"}, "seed -1 is outside 0 to 9223372036854775807; nearest valid: 0."),
+    ({"video_shift": 0}, "video_shift 0 is not above 0; the model was trained with 5."),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), WRONG)
+def test_what_is_wrong_gets_the_sentence_of_the_library(changes: dict[str, Any], sentence: str) -> None:
+    assert compose(replace(Form(PLAYGROUND), **changes), data=DATA) == [sentence]
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"num_frames": 6}, "num_frames 6 is not of the form 4n + 1; nearest valid: 5 and 9."),
-        ({"steps": 0}, "num_inference_steps 0 is outside 1 to 1000; nearest valid: 1."),
-        ({"guidance_scale": -1}, "guidance_scale -1 is negative; nearest valid: 0 (1 switches guidance off)."),
-        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number of 0 or more, not nan."),
-        ({"guidance_scale": None}, "guidance_scale must be a finite number of 0 or more, not None."),
-        ({"fps": 0}, "fps 0 is not above 0; try 24."),
-        ({"seed": "blue"}, "seed must be a whole number, not 'blue'."),
-        ({"seed": "-1"}, "seed -1 is outside 0 to 9223372036854775807; nearest valid: 0."),
-        ({"video_shift": 0}, "video_shift 0 is not above 0; the model was trained with 5."),
-    ],
+    "changes", [*(changes for changes, _ in WRONG), {"fps": 0}, {"fps": None, "num_frames": 10**6 + 1}]
 )
-def test_what_is_wrong_gets_the_sentence_of_the_library(changes: dict[str, Any], sentence: str) -> None:
-    assert compose(replace(Form(PLAYGROUND), **changes), data=DATA) == [sentence]
+def test_what_is_wrong_is_said_in_chinese_with_its_figures(changes: dict[str, Any]) -> None:
+    form = replace(Form(PLAYGROUND), **changes)
+    (english,) = compose(form, data=DATA)
+    (chinese,) = compose(form, data=DATA, language=Language.ZH)
+    assert re.search("[\u4e00-\u9fff]", chinese)
+    assert not re.findall("[a-z]{4,}", chinese.replace("None", "").replace("blue", ""))
+    assert set(re.findall(r"\d+", english)) == set(re.findall(r"\d+", chinese))
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
@@ -96,13 +136,91 @@ def test_a_broken_checkpoint_is_refused() -> None:
     [("", False), ("gull " * 300, False), ("gull " * 5000, True), ("海" * 500, False), ("海鸥" * 1000, True)],
 )
 def test_a_prompt_that_is_cut_is_told(prompt: str, long: bool) -> None:
-    said = too_long(prompt)
-    assert bool(said) is long
-    assert not said or "first 512" in said
+    for language in Language:
+        said = too_long(prompt, language)
+        assert bool(said) is long
+        assert not said or "512" in said
 
 
-def test_settings_in_words_name_every_number() -> None:
-    brief = made(Form(PLAYGROUND, seed="42", video_shift=3), loudness=-14)
-    words = " ".join(in_words(brief).values())
-    for value in ("256 × 144", "25 frames", "12 fps", "42", "video 3", "checkpoint's own", "-14 LUFS", PLAYGROUND_NAME):
-        assert value in words
+@pytest.mark.parametrize("language", Language)
+def test_settings_in_words_name_every_number(language: Language) -> None:
+    brief = made(Form(PLAYGROUND, seed="42", video_shift=3, loudness="-14"))
+    words = in_words(brief, language)
+    assert len(words) == 11
+    for value in ("256 × 144", "25", "12", "2.08", "42", "3", "−14 LUFS", PLAYGROUND_NAME):
+        assert any(value in said for said in words.values()), value
+
+
+# A draft of the form
+
+
+@pytest.mark.parametrize("checkpoint", [PLAYGROUND, REAL])
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_a_brief_goes_back_into_the_form_as_it_was_filled_in(checkpoint: CheckpointInfo, quality: Any) -> None:
+    form = Form(
+        checkpoint,
+        prompt="A gull.",
+        orientation="portrait",
+        seconds=1.5,
+        quality=quality,
+        guidance_scale=3.0,
+        bridge_guidance_scale=3.5,
+        negative_prompt="rain",
+        seed="42",
+        video_shift=4.0,
+        offload="component",
+        loudness="-23",
+        first_frame_position=10,
+        last_frame_position=90,
+    )
+    content = as_content(made(form), DATA)
+    assert content["checkpoint"] == str(checkpoint.path)
+    assert Form(checkpoint, **fitting(content, checkpoint, {})) == form
+
+
+def test_what_was_overruled_stays_so() -> None:
+    form = Form(PLAYGROUND, num_frames=13, steps=7, fps=24.0, seconds=0.5)
+    again = Form(PLAYGROUND, **fitting(as_content(made(form), DATA), PLAYGROUND, {}))
+    assert (again.steps, again.fps) == (7, 24.0)
+    assert made(again).spec.num_frames == 13
+
+
+def test_a_clip_longer_than_the_form_goes_keeps_its_frames() -> None:
+    form = Form(PLAYGROUND, num_frames=241)
+    again = Form(PLAYGROUND, **fitting(as_content(made(form), DATA), PLAYGROUND, {}))
+    assert (again.seconds, again.num_frames) == (8.0, 241)
+
+
+def test_a_seed_that_was_drawn_is_drawn_again() -> None:
+    brief = made(Form(PLAYGROUND))
+    drawn = brief.model_copy(update={"spec": brief.spec.model_copy(update={"seed": 99})})
+    assert as_content(drawn, DATA)["seed"] == ""
+
+
+def test_an_empty_draft_is_the_form_as_it_starts() -> None:
+    start = fitting({}, REAL, {"prompt": "The example"})
+    assert set(start) == set(KEPT)
+    assert Form(REAL, **start) == Form(REAL, prompt="The example", seconds=length_of(REAL))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"takes": 0},
+        {"takes": "many"},
+        {"seconds": 60},
+        {"quality": "best"},
+        {"orientation": None},
+        {"loudness": "loud"},
+        {"offload": 3},
+        {"first_frame_position": 200},
+        {"prompt": ["a", "list"]},
+    ],
+)
+def test_what_is_no_value_of_a_field_is_passed_over(content: dict[str, Any]) -> None:
+    assert fitting(content, PLAYGROUND, {}) == fitting({}, PLAYGROUND, {})
+
+
+def test_loudness_is_held_as_text() -> None:
+    assert [level(value) for value in (None, -14.0, -16.5)] == [AS_MADE, "-14", "-16.5"]
+    assert LOUDNESS[0] == AS_MADE

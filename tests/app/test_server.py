@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import select
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from app import __main__ as program
 from app.settings import ROOT
@@ -104,6 +112,51 @@ def test_nothing_else_gets_out(clip: tuple[str, bytes], path: str) -> None:
     assert b"SQLite format" not in answer
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_files_are_only_read(clip: tuple[str, bytes], method: str) -> None:
+    assert httpx.request(method, f"{clip[0]}/clip.mp4", content=b"x").status_code == 405
+    assert httpx.get(f"{clip[0]}/clip.mp4").content == clip[1]
+
+
+def test_a_picture_of_the_form_is_shown(address: str, data: Path) -> None:
+    store = JobStore(data)
+    path = store.keep_upload("first_frame", picture())
+    shown = httpx.get(f"{address}/files/{path}")
+    assert (shown.status_code, shown.content) == (200, (data / path).read_bytes())
+    assert shown.headers["content-type"] == "image/png"
+    (data / "drafts" / "secret.txt").write_text("nobody's business")
+    for name in ("secret.txt", "first_frame", "%2e%2e%2fstudio.db", "last_frame.png", "first_frame.png.part"):
+        assert httpx.get(f"{address}/files/drafts/{name}").status_code in (400, 404)
+    store.drop_upload("first_frame")
+    assert httpx.get(f"{address}/files/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/files/nothing", "/_stcore/health"])
+def test_every_answer_is_guarded(address: str, path: str) -> None:
+    headers = httpx.get(address + path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert headers["content-security-policy"] == "frame-ancestors 'self'"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    ("site", "dest", "status"),
+    [
+        ("cross-site", "video", 403),
+        ("cross-site", "iframe", 403),
+        ("cross-site", "document", 200),
+        ("same-origin", "video", 200),
+        ("none", "video", 200),
+    ],
+)
+def test_another_site_gets_no_clip(clip: tuple[str, bytes], site: str, dest: str, status: int) -> None:
+    answer = httpx.get(f"{clip[0]}/clip.mp4", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Dest": dest})
+    assert answer.status_code == status
+    posted = httpx.post(clip[0], headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"})
+    assert posted.status_code == 403
+
+
 @pytest.mark.parametrize("job_id", ["..", "%2e%2e", "0" * 32, "jobs", "é"])
 def test_a_job_that_is_not_there_is_404(address: str, job_id: str) -> None:
     assert httpx.get(f"{address}/files/jobs/{job_id}/clip.mp4").status_code in (400, 404)
@@ -121,6 +174,103 @@ def test_the_worker_ends_when_the_studio_is_killed(tmp_path: Path) -> None:
         wait_for(lambda: is_running(tmp_path))
         process.kill()
     wait_for(lambda: not is_running(tmp_path))
+
+
+class Visitor:
+    """A browser as Streamlit sees it: a session by websocket, and the cookie that an upload needs."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.token = httpx.get(f"{address}/_stcore/health").cookies["_streamlit_xsrf"]
+        self.cookie = f"_streamlit_xsrf={self.token}"
+
+    @contextmanager
+    def session(self) -> Iterator[str]:
+        """The id of a session for as long as it is open."""
+        stream = connect(
+            self.address.replace("http", "ws") + "/_stcore/stream",
+            subprotocols=[Subprotocol("streamlit")],
+            additional_headers={"Cookie": self.cookie},
+            max_size=None,
+        )
+        with stream as channel:
+            message = BackMsg()
+            message.rerun_script.query_string = ""
+            channel.send(message.SerializeToString())
+            while True:
+                answer = ForwardMsg.FromString(cast("bytes", channel.recv(timeout=60)))
+                if answer.HasField("new_session"):
+                    yield answer.new_session.initialize.session_id
+                    return
+
+    def begin_upload(self, session: str, length: int | None) -> socket.socket:
+        """An upload of which nothing has been sent yet; without a length it comes in chunks."""
+        host, port = self.address.split("/")[2].split(":")
+        connection = socket.create_connection((host, int(port)))
+        size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+        head = (
+            f"PUT /_stcore/upload_file/{session}/a-file HTTP/1.1\r\nHost: {host}:{port}\r\nCookie: {self.cookie}\r\n"
+            f"X-Xsrftoken: {self.token}\r\nContent-Type: multipart/form-data; boundary=x\r\n{size}\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        return connection
+
+
+PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the server's memory is read from /proc")
+@pytest.mark.parametrize("told", [True, False])
+def test_an_upload_of_two_gigabytes_is_refused_and_takes_no_memory(address: str, data: Path, told: bool) -> None:
+    server = parent(wait_for(JobStore(data).worker).pid)
+    visitor = Visitor(address)
+    with visitor.session() as session, visitor.begin_upload(session, (2 << 30) if told else None) as upload:
+        before = resident(server)
+        sent, most = 0, before
+        piece = PART + bytes((1 << 20) - len(PART))
+        with suppress(ConnectionError):
+            while sent < 2 << 30:
+                upload.sendall(piece if told else b"%x\r\n%s\r\n" % (len(piece), piece))
+                piece = bytes(1 << 20)
+                sent += len(piece)
+                most = max(most, resident(server))
+                if select.select([upload], [], [], 0)[0]:
+                    break
+            assert b"413" in upload.recv(65536).split(b"\r\n")[0]
+    assert sent < 200 << 20, "it is refused long before its end"
+    assert most - before < 200 << 20
+    assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_a_studio_killed_during_an_upload_leaves_nothing_half(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app", "--port", "0", "--data", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            found = re.search(r"http://\S+", process.stdout.readline())
+            assert found
+            wait_for(lambda: is_running(tmp_path))
+            visitor = Visitor(found[0])
+            with visitor.session() as session, visitor.begin_upload(session, 1 << 20) as upload:
+                upload.sendall(PART + bytes(1 << 18))
+                process.kill()
+                process.wait()
+        finally:
+            process.kill()
+    wait_for(lambda: not is_running(tmp_path))
+    store = JobStore(tmp_path)
+    assert store.history() == []
+    assert list((tmp_path / "jobs").iterdir()) == []
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_taken_port_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = load()
     assert (found.host, found.port, found.data) == ("127.0.0.1", 8501, tmp_path / "data")
     assert (found.checkpoint, found.device, found.dtype, found.offload) == (None, "auto", "auto", "none")
-    assert (found.free_first_expert, found.loudness) == (False, None)
+    assert (found.free_first_expert, found.loudness, found.watchdog_minutes) == (False, None, 10)
 
 
 def test_command_line_over_environment_over_secrets(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +56,7 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("free_first_expert", "perhaps"),
         ("loudness", "3"),
         ("loudness", "nan"),
+        ("watchdog_minutes", "0"),
     ],
 )
 def test_a_bad_value_is_named_with_its_place(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

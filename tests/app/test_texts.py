@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.texts import Language, catalogue, language_of, text
+from app.jobs import Kind
+from app.texts import Language, catalogue, language_of, text, translated
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -44,3 +45,37 @@ def test_every_key_that_the_code_names_is_in_the_catalogue() -> None:
                 (first, *_) = node.args
                 if isinstance(first, ast.Constant):
                     assert first.value in catalogue(), f"{path.name}:{node.lineno}"
+
+
+# What the library says
+
+
+@pytest.mark.parametrize("key", [key for key in catalogue() if key.startswith("library.")])
+def test_a_sentence_of_the_library_is_recognised_and_keeps_its_values(key: str) -> None:
+    entry = catalogue()[key]
+    names = placeholders(entry["en"])
+    said = entry["en"].format(**{name: f"7.{index}/x" for index, name in enumerate(sorted(names))})
+    chinese = translated(said, Language.ZH)
+    assert chinese == entry["zh"].format(**{name: f"7.{index}/x" for index, name in enumerate(sorted(names))})
+    assert translated(said, Language.EN) == said
+
+
+def test_the_words_in_a_sentence_are_said_too() -> None:
+    assert translated("num_frames 6 is not of the form 4n + 1; nearest valid: 5 and 9.", Language.ZH).startswith("帧数")
+
+
+def test_what_is_not_known_stays_as_it_is() -> None:
+    assert translated("Something {else} happened.", Language.ZH) == "Something {else} happened."
+
+
+def test_every_kind_of_failure_has_its_sentence_and_remedy() -> None:
+    for kind in Kind:
+        assert {f"failure.{kind}", f"failure.{kind}_remedy"} <= set(catalogue())
+
+
+def test_bold_is_closed_where_chinese_markdown_closes_it() -> None:
+    """CommonMark doesn't close ** after punctuation if a character follows at once."""
+    for key, entry in catalogue().items():
+        parts = entry["zh"].split("**")
+        for before, after in zip(parts[1::2], parts[2::2], strict=True):
+            assert not (before[-1] in "。，：；！？）" and after[:1] not in ("", " ", "\n")), key

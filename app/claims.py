@@ -1,0 +1,134 @@
+"""The worker's side of the store: take a job, tell how it goes, end it; and close what a dead worker left."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from app import estimates, shelf
+from app.jobs import HUNG, INTERRUPTED, Draft, Failure, Job, Machine, Progress, Status, Worker
+from app.records import COLUMNS, HERE, KEEP, SELECT, Records, to_job
+from app.schema import transaction
+
+RUNS = 9  # how many of the last runs an estimate is made from
+
+_CLIP = ("checkpoint", "width", "height", "num_frames", "offload")
+_NEXT = f"""SELECT number FROM jobs WHERE status = 'queued' AND {HERE}
+    AND NOT EXISTS (SELECT 1 FROM studio WHERE name = 'mode') ORDER BY position LIMIT 1"""  # 'mode': paused, finishing
+
+
+class Claims(Records):
+    """What a worker does with the jobs of a data folder."""
+
+    def claim(self) -> Job | None:
+        """Take the first queued job, as the only one to do so; None if there is none, or if the queue is paused."""
+        if self._one(_NEXT) is None:  # a look costs no lock
+            return None
+        row = self._one(
+            f"""UPDATE jobs SET status = 'running', started_at = ?, reported_at = ?, finished_at = NULL
+                WHERE number = ({_NEXT}) RETURNING {COLUMNS}""",
+            (now := self._clock(), now),
+        )
+        return to_job(row) if row else None
+
+    def report(self, job_id: str, progress: Progress, machine: Machine | None = None) -> bool:
+        """Note how far a running job is; True if it is to stop: cancelled, or no longer this worker's."""
+        row = self._one(
+            """UPDATE jobs SET progress = ?, machine = COALESCE(?, machine), reported_at = ?
+               WHERE id = ? AND status = 'running' RETURNING cancel""",
+            (progress.model_dump_json(), machine and machine.model_dump_json(), self._clock(), job_id),
+        )
+        return row is None or bool(row["cancel"])
+
+    def save(self, job_id: str, draft: Draft) -> None:
+        """Keep what a finished stage has filled in."""
+        self._one("UPDATE jobs SET draft = ? WHERE id = ? RETURNING id", (draft.model_dump_json(), job_id))
+
+    def close(self, job_id: str, status: Status, failure: Failure | None = None) -> None:
+        """End a running job. What a done one took is kept for estimates."""
+        with self._connect() as db, transaction(db):
+            row = db.execute(
+                """UPDATE jobs SET status = ?, failure = ?, finished_at = ?
+                   WHERE id = ? AND status = 'running' RETURNING id""",
+                (status, failure.model_dump_json() if failure else None, self._clock(), job_id),
+            ).fetchone()
+            if row and status is Status.DONE:
+                _keep_timings(db, to_job(db.execute(f"{SELECT} WHERE id = ?", (job_id,)).fetchone()))
+
+    def recover(self) -> list[str]:
+        """Close what a dead worker left running, and drop its half-written files; the ids.
+
+        Only for a worker that holds the folder's lock: nobody else can be running anything then.
+        """
+        with self._connect() as db, transaction(db):
+            failure = HUNG if _end_is_wanted(db) else INTERRUPTED
+            rows = db.execute(
+                """UPDATE jobs SET finished_at = ?, failure = CASE cancel WHEN 1 THEN NULL ELSE ? END,
+                       status = CASE cancel WHEN 1 THEN 'cancelled' ELSE 'interrupted' END
+                   WHERE status = 'running' RETURNING id""",
+                (self._clock(), failure.model_dump_json()),
+            ).fetchall()
+            db.execute("DELETE FROM studio WHERE name IN ('worker', 'end')")
+        shelf.drop_parts(self.data)
+        return [row["id"] for row in rows]
+
+    def present(self, worker: Worker | None) -> None:
+        """Note which process the worker is, what it is on and what it holds; None: there is none any more."""
+        if worker is None:
+            self._one("DELETE FROM studio WHERE name = 'worker' RETURNING name")
+        else:
+            self._one(f"{KEEP} RETURNING name", ("worker", worker.model_dump_json()))
+
+    def take_free(self) -> bool:
+        """Whether the engine is to be freed; asking answers the wish."""
+        if self._kept("free") is None:
+            return False
+        return self._one("DELETE FROM studio WHERE name = 'free' RETURNING name") is not None
+
+    def ending(self) -> Worker | None:
+        """The worker that somebody wants killed; None if nobody does, or if it has moved on since."""
+        with self._connect() as db:
+            return Worker.model_validate_json(wanted) if (wanted := _end_is_wanted(db)) else None
+
+    def _job(self, job_id: str) -> Job | None:
+        row = self._one(f"{SELECT} WHERE id = ?", (job_id,))
+        return to_job(row) if row else None
+
+
+def recent_timings(db: sqlite3.Connection, clip: tuple[Any, ...], device: str | None) -> estimates.Timings | None:
+    """What the last runs of a clip took: (checkpoint, width, height, frames, offload), on that device or the latest."""
+    rows = db.execute(
+        f"SELECT device, timings FROM timings WHERE ({', '.join(_CLIP)}) = (?, ?, ?, ?, ?) ORDER BY number DESC "
+        "LIMIT 100",
+        clip,
+    ).fetchall()
+    device = device or (rows[0]["device"] if rows else None)
+    runs = [estimates.Timings.model_validate_json(row["timings"]) for row in rows if row["device"] == device]
+    return estimates.typical(runs[:RUNS])
+
+
+def _keep_timings(db: sqlite3.Connection, job: Job) -> None:
+    timings = estimates.measured(job.progress, job.brief.spec)
+    if timings is None or job.device is None:
+        return
+    spec = job.brief.spec
+    db.execute(
+        f"INSERT INTO timings ({', '.join(_CLIP)}, device, timings) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            job.checkpoint_name,
+            spec.width,
+            spec.height,
+            spec.num_frames,
+            job.brief.offload,
+            job.device,
+            timings.model_dump_json(),
+        ),
+    )
+
+
+def _end_is_wanted(db: sqlite3.Connection) -> str | None:
+    """The wish names the worker as it was: one that has gone on to another job isn't meant."""
+    row = db.execute(
+        "SELECT value FROM studio WHERE name = 'end' AND value = (SELECT value FROM studio WHERE name = 'worker')"
+    ).fetchone()
+    return str(row["value"]) if row else None

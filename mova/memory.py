@@ -1,0 +1,51 @@
+"""What a generation takes of this process's and the device's memory, and what to call the device."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of a CUDA device, else its type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def release_memory() -> None:
+    """Give what torch keeps for later back to the device."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def forget_peaks() -> None:
+    """Let the peaks begin again. Where the system can't, the resident one stays that of the process's whole life."""
+    with suppress(OSError):  # no Linux, or not allowed
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes, as far as known: "rss", the most that this process had resident; "cuda", the most that torch held."""
+    peaks = {}
+    if (resident := _peak_resident()) is not None:
+        peaks["rss"] = resident
+    if torch.cuda.is_initialized():
+        peaks["cuda"] = int(torch.cuda.max_memory_allocated())
+    return peaks
+
+
+def _peak_resident() -> int | None:
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next((line for line in status.read_text(encoding="ascii").splitlines() if "VmHWM" in line), None)
+        return int(line.split()[1]) * 1024 if line else None
+    if sys.platform == "win32":
+        return None
+    import resource  # noqa: PLC0415  not there on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes

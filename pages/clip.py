@@ -1,0 +1,196 @@
+"""A clip's own page: it plays, says how it was made, and is where the next one starts. ``/clip?job=<id>``."""
+
+import streamlit as st
+
+from app import cards, ui
+from app.form import in_words
+from app.jobs import FIRST_FRAME, LAST_FRAME, Job, Rendered, Status
+from app.workflow import CLIP
+
+MEMORY = ("rss", "cuda")  # kinds that have a name of their own in the catalogue
+
+
+def show_player(job: Job) -> None:
+    portrait = job.brief.orientation == "portrait"
+    with st.container(horizontal_alignment="center" if portrait else "left", key="player"):
+        st.video(
+            ui.media_url(job, CLIP),
+            alt=ui.t("clip.alt", title=cards.title_of(job)),
+            width=380 if portrait else "stretch",
+        )
+    if ui.is_playground(job):
+        st.caption(f":material/science: {ui.t('clip.noise')}")
+    for note in job.draft.rendered.notes if job.draft.rendered else ():
+        st.caption(f":material/info: {ui.plain(ui.t_said(note))}")
+
+
+def show_actions(job: Job) -> None:
+    with st.container(horizontal=True, gap="small", key="clip_actions"):
+        st.link_button(
+            ui.t("clip.download"),
+            f"{ui.media_url(job, CLIP)}&download",
+            icon=":material/download:",
+            type="primary",
+            key="download",
+        )
+        st.button(
+            ui.t("clip.make_another"),
+            key="another",
+            icon=":material/replay:",
+            help=ui.t("clip.make_another_help"),
+            on_click=ui.make_another,
+            args=(job,),
+        )
+        st.menu_button(
+            ui.t("clip.use_frame"),
+            ("last", "first"),
+            format_func=lambda which: ui.t(f"clip.use_{which}"),
+            key="use_frame",
+            icon=":material/last_page:",
+            help=ui.t("clip.use_frame_help"),
+            on_click=use_frame,
+            args=(job,),
+        )
+        st.button(
+            ui.t("clip.starred" if job.starred else "clip.star"),
+            key="star",
+            icon=":material/star:" if job.starred else ":material/star_outline:",
+            on_click=store.star,
+            args=(job.id, not job.starred),
+        )
+        st.button(ui.t("clip.delete"), key="delete", icon=":material/delete:", on_click=delete, args=(job.id,))
+
+
+def use_frame(job: Job) -> None:
+    ui.use_frame(job, st.session_state.use_frame)
+
+
+def show_deleted(job: Job) -> None:
+    """A deleted clip can still be had back, here, for as long as it is kept."""
+    st.info(ui.t("clip.deleted"), icon=":material/delete:")
+    with st.container(horizontal=True, key="deleted_actions"):
+        st.button(
+            ui.t("clip.undo"),
+            key="undo",
+            icon=":material/undo:",
+            type="primary",
+            on_click=restore,
+            args=(job.id,),
+        )
+        st.button(ui.t("clip.to_gallery"), key="to_gallery", on_click=cards.going("gallery"))
+
+
+def delete(job_id: str) -> None:
+    store.delete(job_id)
+    cards.forget_usage()
+
+
+def restore(job_id: str) -> None:
+    store.restore(job_id)
+    cards.forget_usage()
+
+
+def show_prompt(job: Job) -> None:
+    st.header(ui.t("clip.prompt"), anchor=False)
+    if job.brief.prompt.strip():
+        for paragraph in job.brief.prompt.strip().split("\n\n"):
+            st.markdown(ui.plain(paragraph).replace("\n", "  \n"))
+    else:
+        st.caption(ui.t("clip.no_prompt"))
+
+
+def show_frames(job: Job) -> None:
+    given = [
+        (name, ui.t(f"clip.{field}"))
+        for field, name in (("first_frame", FIRST_FRAME), ("last_frame", LAST_FRAME))
+        if getattr(job.brief, field)
+    ]
+    st.header(ui.t("clip.frames"), anchor=False)
+    if not given:
+        st.caption(ui.t("clip.text_only"))
+    with st.container(horizontal=True, key="frames"):
+        for name, words in given:
+            st.image(ui.media_url(job, name), words, width=200, alt=words)
+
+
+def show_settings(job: Job) -> None:
+    st.header(ui.t("clip.settings"), anchor=False)
+    cards.show_facts(list(in_words(job.brief, ui.language()).items()), ui.t("clip.settings"))
+
+
+def show_sound(rendered: Rendered) -> None:
+    silent = rendered.loudness is None
+    rows = [
+        (
+            ui.t("clip.loudness"),
+            ui.t("clip.silent") if silent else ui.t("clip.loudness_value", value=cards.number(rendered.loudness or 0)),
+        ),
+        (ui.t("clip.sample_rate"), f"{rendered.sample_rate / 1000:g} kHz"),
+    ]
+    if rendered.true_peak is not None:
+        rows.insert(1, (ui.t("clip.true_peak"), f"{cards.number(rendered.true_peak)} dBTP"))
+    if rendered.gain_db:
+        rows.append((ui.t("clip.gain"), f"{cards.number(rendered.gain_db)} dB"))
+    st.header(ui.t("clip.sound"), anchor=False)
+    cards.show_facts(rows, ui.t("clip.sound"))
+
+
+def show_making(job: Job) -> None:
+    """When and on what it was made, what that took, and how long each phase was."""
+    rows = [(ui.t("clip.created"), ui.when(job.created_at))]
+    if job.started_at and job.finished_at:
+        rows.append((ui.t("clip.took"), ui.clock(job.finished_at - job.started_at)))
+    if job.device:
+        rows.append((ui.t("clip.device"), job.device))
+    for name, amount in job.peak_memory.items():
+        label = ui.t(f"clip.memory_{name}") if name in MEMORY else ui.t("clip.memory_other", name=name)
+        rows.append((label, cards.size(amount)))
+    st.header(ui.t("clip.making"), anchor=False)
+    cards.show_facts(rows, ui.t("clip.making"))
+    if job.progress and job.progress.seconds:
+        times = [(phase_name(phase), duration(seconds)) for phase, seconds in job.progress.seconds.items()]
+        st.header(ui.t("clip.times"), anchor=False)
+        cards.show_facts(times, ui.t("clip.times"))
+    if log := store.log(job.id):
+        with st.expander(ui.t("clip.log"), icon=":material/terminal:", key="job_log"):
+            st.code(log, language=None, wrap_lines=True, height=300)
+
+
+def duration(seconds: float) -> str:
+    return ui.clock(seconds) if seconds >= 10 else ui.t("common.seconds", seconds=f"{seconds:.1f}")
+
+
+def phase_name(phase: str) -> str:
+    return ui.t(f"job.{phase}") if phase in ui.PHASES else phase
+
+
+def show_clip(job: Job) -> None:
+    playing, facts = st.columns([7, 4], gap="large")
+    with playing:
+        show_player(job)
+        show_actions(job)
+        show_prompt(job)
+        show_frames(job)
+    with facts:
+        show_settings(job)
+        if job.draft.rendered:
+            show_sound(job.draft.rendered)
+        show_making(job)
+
+
+store = ui.store()
+job_id = st.query_params.get("job")
+job = store.get(job_id) if job_id else None
+st.page_link(ui.page("gallery"), label=ui.t("clip.to_gallery"), icon=":material/arrow_back:", help="")
+if job is None:
+    st.title(ui.t("clip.gone" if job_id else "clip.no_id"), anchor=False)
+    st.caption(ui.t("clip.gone_hint" if job_id else "clip.no_id_hint"))
+else:
+    ui.tab_title(cards.title_of(job, 40))
+    st.title(ui.plain(cards.title_of(job, 70)), anchor=False)
+    if job.deleted_at is not None:
+        show_deleted(job)
+    elif job.status is Status.DONE:
+        show_clip(job)
+    else:
+        ui.show_job(job.id)
