@@ -72,7 +72,15 @@ def told() -> Iterator[None]:
     try:
         yield
     except (StoreError, PictureError, OSError) as error:
-        st.error(plain(refusal(error)), icon=":material/error:")
+        say_refusal(error)
+
+
+def say_refusal(error: Exception) -> bool:
+    """For errors that end a page, a callback or a fragment: a sentence for what ``told`` knows; whether it was one."""
+    if not isinstance(error, (StoreError, PictureError, OSError)):
+        return False
+    st.error(plain(refusal(error)), icon=":material/error:")
+    return True
 
 
 def refusal(error: Exception) -> str:

@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.failures import say_refusal
 from app.jobs import FIRST_FRAME, LAST_FRAME
 from app.settings import ROOT, Settings
 from app.shelf import draft_path
@@ -46,6 +47,7 @@ def build(settings: Settings, worker_command: Sequence[str] | None = None) -> st
         ],
         middleware=[Middleware(Guard)],
         lifespan=_keep(supervisor),
+        on_script_error=say_refusal,
     )
 
 

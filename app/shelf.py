@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from mova.picture import open_picture
@@ -93,9 +95,8 @@ def _in_job(name: Path) -> str:
 
 
 def _files(data: Path) -> Iterator[tuple[Path, int]]:
-    for file in data.rglob("*"):
-        try:
-            if file.is_file():
+    for folder, _, names in os.walk(data):
+        for name in names:
+            file = Path(folder, name)
+            with suppress(OSError):  # gone meanwhile
                 yield file.relative_to(data), file.stat().st_size
-        except OSError:  # gone meanwhile
-            continue

@@ -145,8 +145,7 @@ def show_nothing_yet() -> None:
     """The place where the clip will be."""
     with st.container(border=True, horizontal_alignment="center", key="nothing_yet", height=360):
         st.space("stretch")
-        st.title(":material/movie:", anchor=False, text_alignment="center")
-        st.markdown(f"**{t('job.nothing_yet')}**", text_alignment="center")
+        st.header(t("job.nothing_yet"), icon=":material/movie:", anchor=False, text_alignment="center")
         st.caption(t("job.nothing_yet_why"), text_alignment="center")
         st.space("stretch")
 
