@@ -22,18 +22,6 @@ from tests.app.conftest import make_brief, picture
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STUDIO_DATA", str(tmp_path / "data"))
-    monkeypatch.delenv("STUDIO_CHECKPOINT", raising=False)
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def store(data: Path) -> JobStore:
-    return JobStore(data)
-
-
-@pytest.fixture
 def page(data: Path) -> AppTest:
     return visit()
 
