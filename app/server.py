@@ -17,7 +17,6 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.failures import say_refusal
 from app.jobs import FIRST_FRAME, LAST_FRAME
 from app.settings import ROOT, Settings
 from app.shelf import draft_path
@@ -47,8 +46,14 @@ def build(settings: Settings, worker_command: Sequence[str] | None = None) -> st
         ],
         middleware=[Middleware(Guard)],
         lifespan=_keep(supervisor),
-        on_script_error=say_refusal,
+        on_script_error=_say_refusal,
     )
+
+
+def _say_refusal(error: Exception) -> bool:
+    from app.failures import say_refusal  # noqa: PLC0415  what pages use warns where no page runs yet
+
+    return say_refusal(error)
 
 
 class Guard:

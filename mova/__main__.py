@@ -7,6 +7,7 @@ import logging
 import secrets
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,18 @@ def generate(options: argparse.Namespace) -> int:
     )
     from mova.pipeline import MovaPipeline  # torch takes seconds to import: not before the input is known to be good
 
-    progress = _Progress()
-    pipeline = MovaPipeline.from_pretrained(
-        checkpoint,
-        device=options.device,
-        dtype=options.dtype,
-        offload=options.offload,
-        free_first_expert=options.free_first_expert,
-        on_step=progress,
-    )
-    clip = pipeline(options.prompt, first, spec=spec, last_image=last, on_step=progress)
     frames: list[Any] = []
-    report = clip.save(options.output, options.loudness, on_frames=frames.append if options.save_tensors else None)
-    progress.close()
+    with closing(_Progress()) as progress:
+        pipeline = MovaPipeline.from_pretrained(
+            checkpoint,
+            device=options.device,
+            dtype=options.dtype,
+            offload=options.offload,
+            free_first_expert=options.free_first_expert,
+            on_step=progress,
+        )
+        clip = pipeline(options.prompt, first, spec=spec, last_image=last, on_step=progress)
+        report = clip.save(options.output, options.loudness, on_frames=frames.append if options.save_tensors else None)
     if options.save_audio:
         write_wav(options.save_audio, clip.audio, clip.sample_rate)
     if options.save_tensors:
@@ -91,6 +91,8 @@ def generate(options: argparse.Namespace) -> int:
 def inspect(options: argparse.Namespace) -> int:
     """Print what a checkpoint folder holds and what it lacks; status 2 if it can't be loaded."""
     info = inspect_checkpoint(options.folder)
+    if not info.components:
+        raise CheckpointError(*info.problems)
     print(f"{info.name} ({info.path})")
     print(f"{'component':<20}{'parameters':>16}{'size':>12}  {'dtype':<10}{'files':>5}")
     for component in info.components:

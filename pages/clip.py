@@ -54,7 +54,7 @@ def show_actions(job: Job) -> None:
         st.button(
             ui.t("clip.starred" if job.starred else "clip.star"),
             key="star",
-            icon=":material/star:" if job.starred else ":material/star_outline:",
+            icon=":material/check:" if job.starred else ":material/star:",
             on_click=store.star,
             args=(job.id, not job.starred),
         )

@@ -51,7 +51,7 @@ def restore(found: dict[str, CheckpointInfo]) -> None:
             st.session_state[name] = draft[name]
         return
     chosen = draft.get("checkpoint")
-    chosen = chosen if chosen in found else next(iter(found))
+    chosen = chosen if chosen in found else start_checkpoint(found)
     start = {"prompt": t("create.example"), "offload": settings.offload, "loudness": level(settings.loudness)}
     st.session_state.checkpoint = chosen
     st.session_state.update(fitting(draft, found[chosen], start))
@@ -77,14 +77,31 @@ def keep_draft() -> None:
 
 def choose_checkpoint(found: dict[str, CheckpointInfo]) -> CheckpointInfo:
     if len(found) > 1:
+        labels = labels_of(found)
         st.selectbox(
             t("create.checkpoint"),
             found,
-            format_func=lambda path: found[path].name,
+            format_func=labels.__getitem__,
             key="checkpoint",
             on_change=lambda: st.session_state.update(seconds=length_of(found[st.session_state.checkpoint])),
         )
     return found[st.session_state.checkpoint]
+
+
+def labels_of(found: dict[str, CheckpointInfo]) -> dict[str, str]:
+    """A label of its own for each: two may bear one recorded name, and a label is what the browser sends back."""
+    names = [info.name for info in found.values()]
+    labels = {}
+    for path, info in found.items():
+        label = info.name if names.count(info.name) == 1 else f"{info.name} · {info.path}"
+        labels[path] = t("create.not_usable", name=label) if info.problems else label
+    return labels
+
+
+def start_checkpoint(found: dict[str, CheckpointInfo]) -> str:
+    """The path of the checkpoint to start with: the one that the settings name, else the first that can be used."""
+    usable = (path for path, info in found.items() if settings.checkpoint or not info.problems)
+    return next(usable, next(iter(found)))
 
 
 def draw_basics(checkpoint: CheckpointInfo) -> None:
@@ -267,8 +284,7 @@ def submit(brief: Brief) -> None:
     takes = st.session_state.takes
     with ui.told():
         job = ui.store().submit(brief, takes=takes)
-        if takes > 1:
-            st.toast(t("create.queued", takes=takes), icon=":material/check:")
+        st.toast(t("create.queued", takes=takes) if takes > 1 else t("create.queued_one"), icon=":material/check:")
         ui.open_job(job.id)
 
 

@@ -117,7 +117,7 @@ def test_inspecting(playground: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "complete" in told
     assert "noise" in told
     assert main(["inspect", str(tmp_path)]) == 2
-    assert "model_index.json is missing" in capsys.readouterr().out
+    assert "model_index.json is missing" in capsys.readouterr().err
 
 
 def test_inspecting_needs_no_torch(playground: Path) -> None:

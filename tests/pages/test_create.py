@@ -18,6 +18,7 @@ from app import failures
 from app.jobs import HUNG_SECONDS, Brief, Failure, Job, Kind, Progress, Rendered, Status
 from app.settings import ROOT
 from app.store import JobStore
+from mova.playground import make_playground
 from tests.app.conftest import make_brief, picture
 
 
@@ -220,6 +221,21 @@ def test_a_broken_checkpoint_is_named_and_refused(
     assert store.history() == []
     page.selectbox(key="checkpoint").select_index(1)
     assert submitted(page, store).checkpoint == "checkpoints/MOVA-playground"
+
+
+def test_checkpoints_of_one_name_are_told_apart_and_a_broken_one_is_not_the_first(data: Path, store: JobStore) -> None:
+    folder = data / "checkpoints"
+    for name in ("b-copy", "c-copy"):
+        make_playground(folder / name)
+    (folder / "a-broken" / "video_dit").mkdir(parents=True)
+    (folder / "a-broken" / "model_index.json").write_text("{", encoding="utf-8")
+    page = run(visit())
+    box = page.selectbox(key="checkpoint")
+    assert len(set(box.options)) == len(box.options) == 4
+    assert "can't be used yet" in box.options[0]
+    assert box.value == str(folder / "b-copy")
+    box.select_index(2)
+    assert submitted(page, store).checkpoint == "checkpoints/c-copy"
 
 
 def test_a_queued_job_waits_for_a_worker(page: AppTest, store: JobStore) -> None:
