@@ -91,19 +91,21 @@ def test_what_is_no_number_of_the_clip_reaches_the_brief() -> None:
 
 
 WRONG = [
-    ({"num_frames": 6}, "num_frames 6 is not of the form 4n + 1; nearest valid: 5 and 9."),
-    ({"steps": 0}, "num_inference_steps 0 is outside 1 to 1000; nearest valid: 1."),
-    ({"guidance_scale": -1}, "guidance_scale -1 is negative; nearest valid: 0 (1 switches guidance off)."),
-    ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number of 0 or more, not nan."),
-    ({"guidance_scale": None}, "guidance_scale must be a finite number of 0 or more, not None."),
-    ({"seed": "blue"}, "seed must be a whole number, not 'blue'."),
-    ({"seed": "-1"}, "seed -1 is outside 0 to 9223372036854775807; nearest valid: 0."),
-    ({"video_shift": 0}, "video_shift 0 is not above 0; the model was trained with 5."),
+    ({"num_frames": 6}, "Frames 6 is not of the form 4n + 1; nearest valid: 5 and 9."),
+    ({"steps": 0}, "Steps 0 is outside 1 to 1000; nearest valid: 1."),
+    ({"guidance_scale": -1}, "Guidance -1 is negative; nearest valid: 0 (1 switches guidance off)."),
+    ({"guidance_scale": float("nan")}, "Guidance must be a finite number of 0 or more, not nan."),
+    ({"guidance_scale": None}, "Guidance must be a finite number of 0 or more, not None."),
+    ({"seed": "blue"}, "Seed must be a whole number, not 'blue'."),
+    ({"seed": "-1"}, "Seed -1 is outside 0 to 9223372036854775807; nearest valid: 0."),
+    ({"video_shift": 0}, "Video shift 0 is not above 0; the model was trained with 5."),
 ]
 
 
 @pytest.mark.parametrize(("changes", "sentence"), WRONG)
-def test_what_is_wrong_gets_the_sentence_of_the_library(changes: dict[str, Any], sentence: str) -> None:
+def test_what_is_wrong_gets_the_sentence_of_the_library_in_the_words_of_the_form(
+    changes: dict[str, Any], sentence: str
+) -> None:
     assert compose(replace(Form(PLAYGROUND), **changes), data=DATA) == [sentence]
 
 
