@@ -99,7 +99,7 @@ def show_job(job: Job, waiting: list[str], finish: float | None, mode: Mode, now
                 cards.poster(job, f"poster_{job.id}")
             with st.container(width="stretch", gap="xxsmall", key=f"words_{job.id}"):
                 st.markdown(f"**{ui.plain(cards.title_of(job))}**")
-                st.caption(ui.summary(job.brief))
+                st.caption(f"{ui.summary(job.brief)} · {ui.t('job.seed', seed=job.brief.spec.seed)}")
                 if job.status is Status.RUNNING:
                     show_progress(job, finish, now)
                 else:
