@@ -284,7 +284,8 @@ def submit(brief: Brief) -> None:
     takes = st.session_state.takes
     with ui.told():
         job = ui.store().submit(brief, takes=takes)
-        st.toast(t("create.queued", takes=takes) if takes > 1 else t("create.queued_one"), icon=":material/check:")
+        if takes > 1:
+            st.toast(t("create.queued", takes=takes), icon=":material/check:")
         ui.open_job(job.id)
 
 
