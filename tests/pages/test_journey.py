@@ -108,7 +108,7 @@ def test_a_job_can_be_cancelled_and_the_form_stays(page: Page) -> None:
 
 def test_an_empty_prompt_is_asked_about_first(page: Page) -> None:
     page.get_by_label("Prompt", exact=True).fill("")
-    page.get_by_role("radio", name="Draft").click()
+    page.get_by_role("radio", name="Fine").click()
     page.get_by_role("button", name="Generate").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Generate without a prompt?")
