@@ -284,8 +284,7 @@ def submit(brief: Brief) -> None:
     takes = st.session_state.takes
     with ui.told():
         job = ui.store().submit(brief, takes=takes)
-        if takes > 1:
-            st.toast(t("create.queued", takes=takes), icon=":material/check:")
+        st.session_state.queued = takes  # said by the next lines that are drawn: a dialog's callback draws nothing well
         ui.open_job(job.id)
 
 
@@ -322,6 +321,9 @@ def draw_generate(brief: Brief | list[str], problems: list[str]) -> None:
             submit(brief)
         else:
             ask_about_no_prompt(brief)
+    if queued := st.session_state.pop("queued", 0):
+        said = t("create.queued_one") if queued == 1 else t("create.queued", takes=queued)
+        st.caption(f":material/check: {said}", text_alignment="center")
 
 
 settings = ui.settings()

@@ -432,6 +432,8 @@ def test_several_takes_are_several_jobs(page: AppTest, store: JobStore) -> None:
     assert "3 takes · 256 × 144" in shown(run(page))
     generate(page)
     assert [job.brief.spec.seed for job in reversed(store.history())] == [5, 6, 7]
+    assert "3 takes are in the queue" in shown(page)
+    assert "are in the queue" not in shown(run(page)), "said once"
 
 
 def test_the_crop_can_be_moved_along_its_free_axis(page: AppTest, store: JobStore) -> None:

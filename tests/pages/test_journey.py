@@ -115,6 +115,7 @@ def test_an_empty_prompt_is_asked_about_first(page: Page) -> None:
     dialog.get_by_role("button", name="Generate anyway").click()
     expect(dialog).to_be_hidden()
     expect(page).to_have_url(re.compile(r"\?job="))
+    expect(page.get_by_text("It is in the queue")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("Nothing was made")).to_be_visible(timeout=RENDER_MS)
 
