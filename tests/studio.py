@@ -20,7 +20,8 @@ from tests.app.conftest import wait_for
 def studio(data: Path, *options: str, cwd: Path = ROOT) -> Iterator[str]:
     """``python -m app`` on a free port; gives its address once /health says that it is ready."""
     command = [sys.executable, "-m", "app", "--port", "0", "--data", str(data), *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    paths = (os.environ.get("PYTHONPATH"), str(ROOT))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:

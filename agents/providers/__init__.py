@@ -1,0 +1,1 @@
+"""One file a provider; whatever lies here and holds a ``PROVIDER`` is one."""
