@@ -201,7 +201,7 @@ def problem(choice: str, ability: Ability, endpoints: Mapping[str, Endpoint]) ->
     address = address_of(name, endpoints)
     provider = provider_of(address)
     if provider is None:
-        return AgentError(Trouble.NO_SUCH_PROVIDER, endpoint=name, known=", ".join(names(endpoints)))
+        return AgentError(Trouble.NO_SUCH_PROVIDER, endpoint=name, known=", ".join(names({})))
     if ability not in abilities(address):
         return AgentError(Trouble.CANNOT, endpoint=address.title, ability=ability)
     model = model or address.models.get(ability, "")

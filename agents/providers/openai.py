@@ -10,11 +10,8 @@ import json
 import logging
 import math
 import re
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,8 +19,10 @@ import httpx
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agents.line import Line
 from agents.models import Ability, Address, Ask, Painted, Painter, Provider, Writer, Written, picture_type
 from agents.troubles import AgentError, Trouble, insist
+from agents.unload import unload
 
 if TYPE_CHECKING:
     from openai import APIStatusError
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 LONGEST_TEXT = 20_000  # characters of an answer
 LARGEST_PICTURE = 64 * 2**20  # bytes
-UNLOAD_SECONDS = 5.0
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 # What models of fixed sizes take; later ones (gpt-image-2 and on) and other servers take any multiple of 16.
@@ -103,7 +101,7 @@ class _Server:
         self._address = address
         self._model = model
         self._openai = openai
-        self._line = _Line()
+        self._line = Line()
         self._client = openai.OpenAI(
             api_key=address.key or NO_KEY,
             admin_api_key="",  # none of these is to be looked for in the environment
@@ -128,7 +126,7 @@ class _Server:
         """
         if not self._line.hung_up.is_set():
             self._line.hang_up()
-            _unload(self._address, self._model)
+            unload(self._address, self._model)
 
     def _insist(self, call: Callable[[], Answer]) -> Answer:
         """Make a call again where that helps, unless it is closed meanwhile."""
@@ -308,72 +306,6 @@ class OpenAIPainter(_Server):
             return bytes(picture)
 
 
-class _Line:
-    """Connections that are cut off on time, and at once when another thread hangs up.
-
-    An HTTP client's timeouts count from one byte to the next: a server that sends a blank now and then never runs into
-    them. And closing a client doesn't wake the thread that waits for an answer. Shutting the socket down does both.
-    """
-
-    def __init__(self) -> None:
-        self.hung_up = threading.Event()
-        self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
-        self._over = False
-
-    def hang_up(self) -> None:
-        """End the call under way, and all to come."""
-        self.hung_up.set()
-        self._cut()
-
-    @contextmanager
-    def call(self, seconds: float) -> Iterator[threading.Event]:
-        """A call, cut off after so many seconds; the event tells that it was."""
-        late = threading.Event()
-
-        def expire() -> None:
-            late.set()
-            self._cut()
-
-        timer = threading.Timer(seconds, expire)
-        timer.daemon = True
-        with self._lock:
-            self._over = self.hung_up.is_set()
-        timer.start()
-        try:
-            yield late
-        finally:
-            timer.cancel()
-            timer.join()  # or it might cut the next call off
-            with self._lock:
-                while self._sockets:
-                    self._sockets.pop().close()
-
-    def watch(self, request: Any) -> None:
-        """A hook of httpx's: be told of the sockets that this request opens, all of them its own."""
-        request.extensions = {**request.extensions, "trace": self._traced}
-        request.headers["connection"] = "close"
-
-    def _traced(self, event: str, info: Mapping[str, Any]) -> None:
-        if event != "connection.connect_tcp.complete":
-            return
-        with self._lock:
-            # A second handle, since TLS takes the first one over; shutting one down shuts down both.
-            self._sockets.append(info["return_value"].get_extra_info("socket").dup())
-            over = self._over
-        if over:
-            self._cut()
-
-    def _cut(self) -> None:
-        with self._lock:
-            self._over = True
-            for each in self._sockets:
-                try:
-                    each.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    logger.debug("a connection had ended by itself")
-
-
 class _Lenient(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -413,19 +345,6 @@ class _Pictures(_Lenient):
     data: tuple[_Picture, ...] | None = None
     model: str | None = None
     usage: _PictureUsage | None = None
-
-
-class _Instance(_Lenient):
-    id: str
-
-
-class _Loaded(_Lenient):
-    key: str
-    loaded_instances: tuple[_Instance, ...] = ()
-
-
-class _Shelf(_Lenient):
-    models: tuple[_Loaded, ...]
 
 
 def _only_what_is_needed(request: Any) -> None:
@@ -513,40 +432,3 @@ def _shown(url: str) -> str:
     except httpx.InvalidURL:
         return "another address"
     return str(found.copy_with(username=None, password=None, query=None, fragment=None)) if found.host else found.path
-
-
-def _unload(address: Address, model: str) -> None:
-    """Ask a server of this machine that keeps models loaded to drop this one; tried, not insisted on."""
-    base = httpx.URL(address.base_url or "")
-    root = base.copy_with(path=base.path.rstrip("/").removesuffix("/v1") + "/", query=None)
-    if address.name == "ollama" or base.port == 11434:
-        unload = _unload_ollama
-    elif address.name == "lmstudio" or base.port == 1234:
-        unload = _unload_lmstudio
-    else:
-        return
-    line = _Line()
-    headers = {"authorization": f"Bearer {address.key}"} if address.key else {}
-    hooks = {"request": [line.watch]}
-    try:
-        with (
-            httpx.Client(base_url=root, headers=headers, timeout=UNLOAD_SECONDS, event_hooks=hooks) as http,
-            line.call(UNLOAD_SECONDS),
-        ):
-            unload(http, model)
-    except (httpx.HTTPError, ValueError) as error:
-        logger.warning("%s may still have %s loaded: %s", address.title, model, type(error).__name__)
-
-
-def _unload_ollama(http: httpx.Client, model: str) -> None:
-    """https://docs.ollama.com/faq: a request without a prompt that keeps the model for no time."""
-    http.post("api/generate", json={"model": model, "keep_alive": 0}).raise_for_status()
-
-
-def _unload_lmstudio(http: httpx.Client, model: str) -> None:
-    """https://lmstudio.ai/docs/developer/rest: each loaded instance has a name of its own."""
-    shelf = _Shelf.model_validate_json(http.get("api/v1/models").raise_for_status().content)
-    for loaded in shelf.models:
-        for instance in loaded.loaded_instances:
-            if model in (loaded.key, instance.id):
-                http.post("api/v1/models/unload", json={"instance_id": instance.id}).raise_for_status()

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from agents import unload
 from agents.models import Ability, Ask, Endpoint, Painter, Task, Writer, connect_painter, connect_writer, problem
 from agents.providers import openai as provider
 from agents.troubles import TRIES, AgentError, Trouble
@@ -498,7 +499,7 @@ def test_a_failed_unload_is_logged_and_no_error(
 
 
 def test_an_unload_that_hangs_ends(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider, "UNLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(unload, "UNLOAD_SECONDS", 0.2)
     wire.answers = [Answer(delay=None)]
     started = time.monotonic()
     with writer(wire, "ollama"):
@@ -508,7 +509,7 @@ def test_an_unload_that_hangs_ends(wire: Wire, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_server_is_known_by_its_port_too(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(provider, "_unload_ollama", lambda http, model: asked.append(f"{http.base_url} {model}"))
+    monkeypatch.setattr(unload, "_unload_ollama", lambda http, model: asked.append(f"{http.base_url} {model}"))
     lab = Endpoint(provider="openai", base_url="http://127.0.0.1:11434/v1/")
     connect_writer("lab:m", Ability.TEXT, {"lab": lab}).close()
     assert asked == ["http://127.0.0.1:11434/ m"]
