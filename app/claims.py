@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from statistics import median
 from typing import Any
 
 from app import estimates, shelf
-from app.jobs import HUNG, INTERRUPTED, Draft, Failure, Job, Machine, Progress, Status, Worker
+from app.jobs import HUNG, INTERRUPTED, Brief, Draft, Failure, Job, Machine, Progress, Status, Version, Worker
 from app.records import COLUMNS, HERE, KEEP, SELECT, Records, to_job
 from app.schema import transaction
 
@@ -40,9 +41,12 @@ class Claims(Records):
         )
         return row is None or bool(row["cancel"])
 
-    def save(self, job_id: str, draft: Draft) -> None:
-        """Keep what a finished stage has filled in."""
-        self._one("UPDATE jobs SET draft = ? WHERE id = ? RETURNING id", (draft.model_dump_json(), job_id))
+    def save(self, job_id: str, draft: Draft, made: Version | None = None) -> None:
+        """Keep what is known of a job so far, and what a step has just brought about."""
+        with self._connect() as db, transaction(db):
+            db.execute("UPDATE jobs SET draft = ? WHERE id = ?", (draft.model_dump_json(), job_id))
+            if made:
+                keep_version(db, job_id, made)
 
     def close(self, job_id: str, status: Status, failure: Failure | None = None) -> None:
         """End a running job. What a done one took is kept for estimates."""
@@ -95,6 +99,13 @@ class Claims(Records):
         return to_job(row) if row else None
 
 
+def keep_version(db: sqlite3.Connection, job_id: str, version: Version) -> None:
+    """Keep what a step of this job has brought about, or what its creator wrote instead."""
+    db.execute(
+        "INSERT INTO versions (job, step, version) VALUES (?, ?, ?)", (job_id, version.step, version.model_dump_json())
+    )
+
+
 def recent_timings(db: sqlite3.Connection, clip: tuple[Any, ...], device: str | None) -> estimates.Timings | None:
     """What the last runs of a clip took: (checkpoint, width, height, frames, offload), on that device or the latest."""
     rows = db.execute(
@@ -105,6 +116,23 @@ def recent_timings(db: sqlite3.Connection, clip: tuple[Any, ...], device: str | 
     device = device or (rows[0]["device"] if rows else None)
     runs = [estimates.Timings.model_validate_json(row["timings"]) for row in rows if row["device"] == device]
     return estimates.typical(runs[:RUNS])
+
+
+def agents_seconds(db: sqlite3.Connection, brief: Brief, draft: Draft) -> float | None:
+    """What the steps that are still blank took lately, by the same models; None: one was never measured."""
+    total = 0.0
+    for step in brief.steps:
+        if brief.full is None or draft.of(step) is not None:
+            continue
+        rows = db.execute(
+            """SELECT json_extract(version, '$.seconds') AS seconds FROM versions
+               WHERE step = ? AND json_extract(version, '$.model') = ? ORDER BY number DESC LIMIT ?""",
+            (step, brief.full.models.get(step), RUNS),
+        ).fetchall()
+        if not rows:
+            return None
+        total += median(row["seconds"] for row in rows)
+    return total
 
 
 def _keep_timings(db: sqlite3.Connection, job: Job) -> None:

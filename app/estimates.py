@@ -22,8 +22,12 @@ PHASES = {
 
 
 class Timings(BaseModel, frozen=True):
-    """Seconds of each part of a clip's making. ``load`` is 0 where nobody has measured it yet."""
+    """Seconds of each part of a clip's making. ``load`` is 0 where nobody has measured it yet.
 
+    ``agents`` are those of the agents' steps that are still to come.
+    """
+
+    agents: float = 0.0
     load: float = 0.0
     text: float
     frame: float
@@ -72,7 +76,7 @@ def evaluations(spec: ClipSpec) -> int:
 
 def total(timings: Timings, brief: Brief, *, loaded: bool = False) -> float:
     """Seconds from start to clip; without loading if the engine holds the weights already."""
-    return sum(_expected(timings, brief.spec, loaded).values())
+    return timings.agents + sum(_expected(timings, brief.spec, loaded).values())
 
 
 def remaining(job: Job, timings: Timings | None, now: float) -> float | None:

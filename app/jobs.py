@@ -6,8 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from agents.checker import Finding
+from agents.sound import Sound
+from agents.troubles import Trouble
 from mova.spec import ClipSpec
 
 Offload = Literal["none", "component", "layer"]
@@ -25,10 +28,11 @@ class Cancelled(Exception):  # noqa: N818  (a wish, not an error)
 
 
 class Status(StrEnum):
-    """Where a job stands. Only a running job has a worker."""
+    """Where a job stands. Only a running job has a worker; one in review waits for its creator."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    REVIEW = "review"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -40,8 +44,17 @@ class Status(StrEnum):
         return self in (Status.QUEUED, Status.RUNNING)
 
 
+class Step(StrEnum):
+    """A stage of Full Workflow that an agent fills, in the order in which they run."""
+
+    IMAGE_PROMPT = "image_prompt"
+    FIRST_FRAME = "first_frame"
+    ELEMENTS = "elements"
+    VIDEO_PROMPT = "video_prompt"
+
+
 class Kind(StrEnum):
-    """What a failure is about; pages choose words and remedies by it."""
+    """What a failure is about; pages choose words and remedies by it. An agent's are ``Trouble``, all of them."""
 
     CHECKPOINT = "checkpoint"
     PICTURE = "picture"
@@ -65,13 +78,29 @@ class Mode(StrEnum):
     PAUSED = "paused"
 
 
+class Full(BaseModel, frozen=True):
+    """What Full Workflow is asked for, beside the idea: which models, what is heard, where the creator looks on.
+
+    ``models`` are choices such as ``gemini:gemini-3-flash``, by step. ``review``: the steps after which the job waits
+    for its creator. Without ``painted`` a job that has no first frame starts from white.
+    """
+
+    models: dict[Step, str]
+    sound: Sound = Sound()
+    review: frozenset[Step] = frozenset()
+    painted: bool = True
+    candidates: int = Field(1, ge=1, le=4)
+
+
 class Brief(BaseModel, frozen=True):
     """What the creator asked for. Paths are relative to the data folder; a checkpoint may lie outside of it.
 
-    ``random_seed`` says that the creator left the seed open: ``submit`` draws the one that ``spec`` then names.
+    ``prompt`` is the clip's own words, or the idea where ``full`` asks for agents to make those. ``random_seed`` says
+    that the creator left the seed open: ``submit`` draws the one that ``spec`` then names.
     """
 
     prompt: str
+    full: Full | None = None
     checkpoint: str
     spec: ClipSpec
     random_seed: bool = False
@@ -81,6 +110,19 @@ class Brief(BaseModel, frozen=True):
     last_frame_position: Position = CENTRE
     offload: Offload = "none"
     loudness: float | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The agents' steps that this clip goes through: none in Simple mode, no painting of a frame that is there."""
+        if self.full is None:
+            return ()
+        if self.first_frame is None:
+            return tuple(Step) if self.full.painted else (Step.VIDEO_PROMPT,)
+        return Step.ELEMENTS, Step.VIDEO_PROMPT
+
+    def is_reviewed(self, step: Step) -> bool:
+        """Whether the creator wants to look before it goes on after this step."""
+        return self.full is not None and step in self.full.review and step in self.steps
 
     @property
     def orientation(self) -> Orientation:
@@ -106,13 +148,47 @@ class Rendered(BaseModel, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-class Draft(BaseModel, frozen=True):
-    """What is known so far; each stage of the workflow fills one blank (``None``)."""
+class Version(BaseModel, frozen=True):
+    """One thing that a step brought about, by a model or by the creator; earlier ones are kept.
 
+    ``given`` is what the step had to go by, ``pictures`` are paths relative to the data folder, ``model`` is what was
+    chosen (``None``: the creator wrote it), ``answered_by`` the model by the name that the server gave it.
+    """
+
+    step: Step
+    text: str = ""
+    pictures: tuple[str, ...] = ()
+    given: str = ""
+    model: str | None = None
+    answered_by: str = ""
+    seconds: float = 0.0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    findings: tuple[Finding, ...] = ()
+    made_at: float = 0.0
+
+
+class Draft(BaseModel, frozen=True):
+    """What is known so far; each stage of the workflow fills one blank (``None``).
+
+    ``unfinished`` is what the step under way has paid for already, so that a worker that dies doesn't pay twice.
+    ``passed`` are the steps that the creator let pass, ``stale`` those whose input has been changed since they ran.
+    """
+
+    image_prompt: str | None = None
     first_frame: str | None = None
+    elements: str | None = None
     prompt: str | None = None
     clip: str | None = None
     rendered: Rendered | None = None
+    unfinished: tuple[Version, ...] = ()
+    passed: frozenset[Step] = frozenset()
+    stale: frozenset[Step] = frozenset()
+
+    def of(self, step: Step) -> str | None:
+        """What fills the blank of that step."""
+        found: str | None = getattr(self, BLANKS[step])
+        return found
 
 
 class Progress(BaseModel, frozen=True):
@@ -129,12 +205,16 @@ class Progress(BaseModel, frozen=True):
 
 
 class Failure(BaseModel, frozen=True):
-    """Why a job ended without a clip: one sentence, what to do about it, and the technical details."""
+    """Why a job ended without a clip: one sentence, what to do about it, and the technical details.
 
-    kind: Kind = Kind.UNKNOWN
+    ``step`` is the agents' step that failed, if it was one.
+    """
+
+    kind: Kind | Trouble = Kind.UNKNOWN
     sentence: str
     remedy: str
     details: str = ""
+    step: Step | None = None
 
 
 class Machine(BaseModel, frozen=True):
@@ -220,6 +300,13 @@ class Worker(BaseModel, frozen=True):
     loaded: bool = False
     since: float  # seconds since the epoch
 
+
+BLANKS = {
+    Step.IMAGE_PROMPT: "image_prompt",
+    Step.FIRST_FRAME: "first_frame",
+    Step.ELEMENTS: "elements",
+    Step.VIDEO_PROMPT: "prompt",
+}
 
 INTERRUPTED = Failure(
     kind=Kind.INTERRUPTED,

@@ -12,6 +12,7 @@ from pathlib import Path
 from app.settings import SECRETS, TABLE, Settings
 
 NOTE = "STUDIO_ORIGINS"  # name -> origin, as JSON; beside the settings themselves in the environment
+SECRET = ("providers",)  # holds keys, and is shown elsewhere without them
 HANDED_ON = ("data", "checkpoint", "host", "port")  # what a command line or a working directory may have changed
 
 
@@ -57,12 +58,12 @@ def handed_on(settings: Settings, origins: Mapping[str, Origin]) -> dict[str, st
 
 
 def in_force(settings: Settings, environment: Mapping[str, str]) -> list[InForce]:
-    """Every setting; by the note of the studio that runs, or else by the environment as it is."""
+    """Every setting without a key; by the note of the studio that runs, or else by the environment as it is."""
     note = environment.get(NOTE)
     origins = {name: Origin(origin) for name, origin in json.loads(note).items()} if note else came_from(environment)
     return [
         InForce(name, value if value is None or isinstance(value, bool) else _words(value), origins[name])
-        for name, value in ((name, getattr(settings, name)) for name in Settings.model_fields)
+        for name, value in ((name, getattr(settings, name)) for name in Settings.model_fields if name not in SECRET)
     ]
 
 

@@ -53,6 +53,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         """CREATE INDEX timings_by_clip ON timings (checkpoint, width, height, num_frames, offload, device)""",
     ),
+    (
+        """CREATE TABLE versions (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            job TEXT NOT NULL,
+            step TEXT NOT NULL,
+            version TEXT NOT NULL
+        )""",
+        "CREATE INDEX versions_by_job ON versions (job, number)",
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from app.supervisor import Supervisor, WorkerState
 from app.workflow import CLIP, POSTER
 
 MEDIA_TYPES = {CLIP: "video/mp4", POSTER: "image/webp", FIRST_FRAME: "image/png", LAST_FRAME: "image/png"}
+FRAME = re.compile(r"frame-[0-9a-f]{12}\.png")  # painted, or brought by the creator to a job that was there already
 
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -120,10 +122,11 @@ def _job_file(data: Path) -> Callable[[Request], Response]:
         """One of the few files a job may show; the id is hexadecimal and the name from a list, so no path gets out."""
         job_id, name = request.path_params["job_id"], request.path_params["name"]
         path = data / "jobs" / job_id / name
-        if not (job_id.isalnum() and job_id.isascii() and name in MEDIA_TYPES and path.is_file()):
+        media_type = "image/png" if FRAME.fullmatch(name) else MEDIA_TYPES.get(name)
+        if not (job_id.isalnum() and job_id.isascii() and media_type and path.is_file()):
             raise HTTPException(404)
         shown_as = f"mova-{job_id[:8]}{path.suffix}"
-        return _file(path, MEDIA_TYPES[name], shown_as, download="download" in request.query_params)
+        return _file(path, media_type, shown_as, download="download" in request.query_params)
 
     return job_file
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings.exceptions import SettingsError as SourceError
 
+from agents.models import Endpoint
 from app.jobs import HUNG_SECONDS, Offload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +27,13 @@ class Settings(BaseSettings):
     """Everything that may differ between two machines. Paths are absolute once validated."""
 
     model_config = SettingsConfigDict(
-        env_prefix="STUDIO_", env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+        env_prefix="STUDIO_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        hide_input_in_errors=True,
     )
 
     data: Path = Path("data")
@@ -37,6 +46,7 @@ class Settings(BaseSettings):
     free_first_expert: bool = False
     watchdog_minutes: float = Field(HUNG_SECONDS / 60, gt=0)  # without a report, after which a job is said to hang
     loudness: float | None = Field(None, ge=-70, le=0)  # LUFS to level the sound to; None leaves it as it is
+    providers: dict[str, Endpoint] = {}  # addresses and keys of models, by the name that a choice has
 
     @field_validator("data", "checkpoint")
     @classmethod
@@ -66,15 +76,33 @@ def load(**given: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(dict(item)) for item in error.errors())) from error
+        sentences = [_sentence(dict(item)) for item in error.errors()]
+    except SourceError:  # its words repeat the value, which may hold keys
+        sentences = [_about_a_provider("", {"type": "source", "msg": "STUDIO_PROVIDERS is no JSON object"})]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{SECRETS} can't be read as TOML ({error}). Mend that line.") from error
+        sentences = [f"{SECRETS} can't be read as TOML ({error}). Mend that line."]
+    raise SettingsError("\n".join(sentences))  # outside of the handlers: the cause has the values that were given
+
+
+def secrets(endpoints: Mapping[str, Endpoint]) -> tuple[str, ...]:
+    """Every key that the studio was told, in the clear: what may stand in no log and no failure."""
+    keys = (endpoint.api_key for endpoint in endpoints.values())
+    return tuple(value for key in keys if key and (value := key.get_secret_value()))
 
 
 def _sentence(item: dict[str, Any]) -> str:
     name = str(item["loc"][0])
+    if name == "providers":  # what was given may be a key, and isn't repeated
+        return _about_a_provider(".".join(str(part) for part in item["loc"][1:]), item)
     if item["type"] == "extra_forbidden":
         known = ", ".join(Settings.model_fields)
         return f"There is no setting {name!r} in [{TABLE}] of {SECRETS}; the settings are: {known}."
     where = f"Set STUDIO_{name.upper()}, or {name} under [{TABLE}] in {SECRETS}."
     return f"The setting {name} = {item['input']!r} can't be used: {item['msg'].lower()}. {where}"
+
+
+def _about_a_provider(place: str, item: dict[str, Any]) -> str:
+    known = ", ".join(Endpoint.model_fields)
+    said = f"there is no such entry; an endpoint has {known}" if item["type"] == "extra_forbidden" else item["msg"]
+    where = f"Set STUDIO_PROVIDERS__NAME__…, or entries under [{TABLE}.providers.name] in {SECRETS}."
+    return f"The setting providers.{place} can't be used: {said}. {where}"

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from app import estimates, shelf
-from app.claims import Claims, recent_timings
+from app.claims import agents_seconds, recent_timings
 from app.jobs import FIRST_FRAME, LAST_FRAME, Brief, Draft, Found, Job, Mode, Offload, Place, Status, Wanted, Worker
 from app.records import BUSY_SECONDS, HERE, KEEP, SELECT, to_job
+from app.revisions import FIRST, LAST, Revisions
 from app.schema import DATABASE, MIGRATIONS, StoreBusy, StoreError, transaction
 from mova.spec import MAX_SEED, ClipSpec
 
@@ -23,8 +24,6 @@ __all__ = ["BUSY_SECONDS", "DATABASE", "MIGRATIONS", "JobStore", "StoreBusy", "S
 
 LOG = "job.log"
 
-# The position that a queued job gets at either end; up and down, it changes places with its neighbour.
-_FIRST, _LAST = "(SELECT MIN(position) - 1 FROM jobs)", "(SELECT COALESCE(MAX(position), 0) + 1 FROM jobs)"
 _WAITING = f"status = 'queued' AND {HERE}"
 
 
@@ -33,7 +32,7 @@ def draw_seed() -> int:
     return secrets.randbelow(2**32)
 
 
-class JobStore(Claims):
+class JobStore(Revisions):
     """The jobs of one data folder. Every method is one short transaction, safe from any process at any time.
 
     Any of them may raise ``StoreError``: a disk that is full, a file that another program holds.
@@ -120,12 +119,12 @@ class JobStore(Claims):
         return int(row["ahead"]) if row else 0
 
     def cancel(self, job_id: str) -> None:
-        """Cancel a queued job at once, a running one at its next step; anything else stays as it is."""
+        """Cancel a job that waits at once, a running one at its next step; anything else stays as it is."""
         self._one(
             """UPDATE jobs SET cancel = 1,
-                   finished_at = CASE status WHEN 'queued' THEN ? ELSE finished_at END,
-                   status = CASE status WHEN 'queued' THEN 'cancelled' ELSE status END
-               WHERE id = ? AND status IN ('queued', 'running') RETURNING id""",
+                   finished_at = CASE status WHEN 'running' THEN finished_at ELSE ? END,
+                   status = CASE status WHEN 'running' THEN status ELSE 'cancelled' END
+               WHERE id = ? AND status IN ('queued', 'running', 'review') RETURNING id""",
             (self._clock(), job_id),
         )
 
@@ -133,7 +132,7 @@ class JobStore(Claims):
         """Put a job that ended without a clip at the end of the queue; what its draft holds stays."""
         self._one(
             f"""UPDATE jobs SET status = 'queued', cancel = 0, progress = NULL, failure = NULL, started_at = NULL,
-                   reported_at = NULL, finished_at = NULL, position = {_LAST}
+                   reported_at = NULL, finished_at = NULL, position = {LAST}
                WHERE id = ? AND status IN ('failed', 'cancelled', 'interrupted') AND {HERE} RETURNING id""",
             (job_id,),
         )
@@ -161,7 +160,7 @@ class JobStore(Claims):
             if row is None:
                 return
             if to in ("first", "last"):
-                end = _FIRST if to == "first" else _LAST
+                end = FIRST if to == "first" else LAST
                 db.execute(f"UPDATE jobs SET position = {end} WHERE id = ?", (job_id,))
                 return
             side = "< ? ORDER BY position DESC" if to == "up" else "> ? ORDER BY position"
@@ -194,7 +193,7 @@ class JobStore(Claims):
             running = db.execute("SELECT id FROM jobs WHERE status = 'running' ORDER BY position DESC").fetchall()
             for row in running:
                 db.execute(
-                    f"""UPDATE jobs SET finished_at = CASE cancel WHEN 1 THEN ? END, position = {_FIRST},
+                    f"""UPDATE jobs SET finished_at = CASE cancel WHEN 1 THEN ? END, position = {FIRST},
                             status = CASE cancel WHEN 1 THEN 'cancelled' ELSE 'queued' END,
                             progress = NULL, started_at = NULL, reported_at = NULL
                         WHERE id = ?""",
@@ -226,6 +225,7 @@ class JobStore(Claims):
                 (self._clock() - older_than_seconds,),
             ).fetchall()
             known = {row["id"] for row in db.execute("SELECT id FROM jobs")}
+            db.execute("DELETE FROM versions WHERE job NOT IN (SELECT id FROM jobs)")
         purged = [row["id"] for row in rows]
         shelf.drop_folders(self.data, [*purged, *shelf.strays(self.data, known)])
         return purged
@@ -265,6 +265,13 @@ class JobStore(Claims):
         with self._connect() as db:
             return recent_timings(db, clip, device)
 
+    def expected(self, brief: Brief) -> estimates.Timings | None:
+        """What making this from the beginning takes, as far as every part of it was measured before."""
+        known = self.timings(Path(brief.checkpoint).name, brief.spec, brief.offload)
+        with self._connect() as db:
+            agents = agents_seconds(db, brief, Draft(first_frame=brief.first_frame))
+        return None if known is None or agents is None else known.model_copy(update={"agents": agents})
+
     def finish_times(self, now: float | None = None) -> dict[str, float | None]:
         """When each job of the queue will be done (seconds since the epoch); None: not known yet, or paused."""
         jobs, mode = self.queue(), self.mode()
@@ -277,7 +284,9 @@ class JobStore(Claims):
 
             def of_job(job: Job) -> estimates.Timings | None:
                 spec = job.brief.spec
-                return of_clip(job.checkpoint_name, spec.width, spec.height, spec.num_frames, job.brief.offload)
+                known = of_clip(job.checkpoint_name, spec.width, spec.height, spec.num_frames, job.brief.offload)
+                agents = agents_seconds(db, job.brief, job.draft)
+                return None if known is None or agents is None else known.model_copy(update={"agents": agents})
 
             known = estimates.finish_times(going, of_job, self._clock() if now is None else now)
         return {job.id: known.get(job.id) for job in jobs}
@@ -303,10 +312,10 @@ class JobStore(Claims):
     def _queue(self, made: list[tuple[str, Brief]]) -> Job:
         with self._connect() as db, transaction(db):
             for job_id, brief in made:
-                draft = Draft(first_frame=brief.first_frame, prompt=brief.prompt)
+                draft = Draft(first_frame=brief.first_frame, prompt=None if brief.full else brief.prompt)
                 db.execute(
                     f"""INSERT INTO jobs (id, position, status, brief, draft, created_at)
-                        VALUES (?, {_LAST}, 'queued', ?, ?, ?)""",
+                        VALUES (?, {LAST}, 'queued', ?, ?, ?)""",
                     (job_id, brief.model_dump_json(), draft.model_dump_json(), self._clock()),
                 )
             return to_job(db.execute(f"{SELECT} WHERE id = ?", (made[0][0],)).fetchone())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import faulthandler
 import logging
 import os
@@ -12,8 +11,7 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -21,15 +19,17 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from agents.models import Endpoint
 from app import workflow
+from app.agency import Models
 from app.engines import Engine, open_engine
-from app.jobs import CLOSED, HUNG_SECONDS, Cancelled, Failure, Job, Kind, Progress, Status, Worker
-from app.settings import SettingsError, load
+from app.explain import explain, without
+from app.jobs import CLOSED, HUNG_SECONDS, Cancelled, Draft, Failure, Job, Kind, Progress, Status, Step, Version, Worker
+from app.settings import SettingsError, load, secrets
+from app.stages import STAGES, check_models
 from app.store import LOG, JobStore, StoreBusy, StoreError
-from mova.layout import CheckpointError
-from mova.picture import PictureError
 
-__all__ = ["ALREADY_SERVED", "GRACE_SECONDS", "HUNG_SECONDS", "explain", "is_running", "main", "serve", "work"]
+__all__ = ["ALREADY_SERVED", "GRACE_SECONDS", "HUNG_SECONDS", "is_running", "main", "serve", "work"]
 
 log = logging.getLogger("app.worker")
 
@@ -48,6 +48,9 @@ DEVICE_FAULT = "CUDA error"  # in what torch says when a GPU has failed: it does
 FAULTY = 4  # exit status: the device failed, and a new process may find it well
 
 Result = TypeVar("Result")
+
+AGENTS = frozenset(Step)  # phases in which the engine has no part
+NOWHERE: Mapping[str, Endpoint] = {}
 
 _probe = threading.Lock()
 
@@ -77,9 +80,10 @@ def serve(
     engine_factory: Callable[[], Engine],
     stop: threading.Event,
     *,
+    endpoints: Mapping[str, Endpoint] = NOWHERE,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Run the queue until ``stop`` is set. The caller holds the folder's lock.
+    """Run the queue until ``stop`` is set, with models at these endpoints. The caller holds the folder's lock.
 
     Raises:
         DeviceFault: nothing more can be run in this process.
@@ -94,7 +98,7 @@ def serve(
         if job is not None:
             engine = engine or engine_factory()
             _present(store, stop, job.id, loaded=loaded)
-            failure = work(store, job, engine, stop, clock)
+            failure = work(store, job, engine, stop, clock, endpoints)
             loaded = failure is None or failure.kind not in OUT_OF_MEMORY
             if not loaded:
                 engine.free()
@@ -115,73 +119,39 @@ def serve(
 
 
 def work(
-    store: JobStore, job: Job, engine: Engine, stop: threading.Event, clock: Callable[[], float]
+    store: JobStore,
+    job: Job,
+    engine: Engine,
+    stop: threading.Event,
+    clock: Callable[[], float],
+    endpoints: Mapping[str, Endpoint] = NOWHERE,
 ) -> Failure | None:
     """Run one claimed job to whatever end; its failure, which doesn't get out of here otherwise."""
-    reporter = _Reporter(store, job.id, engine, stop, clock)
-    context = workflow.Context(engine, store.data, job.folder, reporter)
-    status, failure = Status.DONE, None
-    with _job_log(store.data / job.folder):
+    reporter, models = _Reporter(store, job.id, engine, stop, clock), Models(endpoints, engine.free)
+    keys = secrets(endpoints)
+
+    def save(draft: Draft, made: Version | None = None) -> None:
+        _insist(lambda: store.save(job.id, draft, made), stop)
+
+    failure = None
+    with _job_log(store.data / job.folder, keys):
         log.info("Job %s starts (%d steps, seed %d)", job.id, job.brief.spec.num_inference_steps, job.brief.spec.seed)
         try:
-            workflow.run(job, context, lambda draft: _insist(lambda: store.save(job.id, draft), stop))
+            check_models(job, endpoints)
+            context = workflow.Context(engine, models, store.data, job.folder, reporter, save, time.time)
+            status = workflow.run(job, context, STAGES)
         except Cancelled:
             status = Status.CANCELLED
         except Stopping:
             status, failure = Status.INTERRUPTED, CLOSED
         except Exception as error:
             log.exception("Job %s failed", job.id)
-            status, failure = Status.FAILED, explain(error, store.data / job.brief.checkpoint)
+            status, failure = Status.FAILED, explain(error, store.data / job.brief.checkpoint, keys)
+        models.close()
         reporter.finish()
         log.info("Job %s is %s", job.id, status)
     _insist(lambda: store.close(job.id, status, failure), stop)
     return failure
-
-
-def explain(error: Exception, checkpoint: Path | None = None) -> Failure:
-    """A failure in the creator's words: what happened, and what to do. ``checkpoint`` is the folder that was used."""
-    said = str(error).strip() or type(error).__name__
-    kind, remedy = Kind.UNKNOWN, "Try again; if it happens again, the details below belong in a bug report."
-    match error:
-        case _ if _disk_full(error):
-            kind, said, remedy = Kind.DISK_FULL, "The disk is full.", "Make room on the disk of the data folder."
-        case CheckpointError() | OSError() if checkpoint and not checkpoint.is_dir():
-            kind, said = Kind.GONE, f"The checkpoint's folder {checkpoint} has gone."
-            remedy = "Put it back, or choose another checkpoint."
-        case CheckpointError():
-            kind, remedy = Kind.CHECKPOINT, "Mend the checkpoint or choose another one, then try again."
-        case PictureError():
-            kind, remedy = Kind.PICTURE, "Choose another picture."
-        case ValueError() if str(error):  # a setting that this machine can't follow, such as a device it doesn't have
-            kind, remedy = Kind.SETTING, "Change what it names, then try again."
-        case _ if _gpu_memory(error):
-            kind, said, remedy = Kind.GPU_MEMORY, "The GPU ran out of memory.", _SMALLER
-        case _ if _memory(error):
-            kind, said, remedy = Kind.MEMORY, "This machine ran out of memory.", _SMALLER
-        case _ if type(error).__name__ == "MediaError":  # mova's, which would bring FFmpeg with it
-            kind = Kind.MEDIA
-        case _ if type(error).__module__.partition(".")[0] != "mova":  # whose errors are sentences
-            said = f"The worker met an error that it doesn't know ({type(error).__name__}: {said.splitlines()[0]})."
-    details = "".join(traceback.format_exception(error))
-    return Failure(kind=kind, sentence=said.splitlines()[0], remedy=remedy, details=details)
-
-
-_SMALLER = "Under Advanced, let the weights wait off the GPU (by component, then by layer), or make the clip shorter."
-
-
-def _disk_full(error: BaseException) -> bool:
-    cause = error.__cause__
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (cause is not None and _disk_full(cause))
-
-
-def _gpu_memory(error: Exception) -> bool:
-    """By name and text: torch is not imported here, and some of its errors have no class of their own."""
-    return type(error).__name__ == "OutOfMemoryError" or "CUDA error: out of memory" in str(error)
-
-
-def _memory(error: Exception) -> bool:
-    refused = isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "bad_alloc" in str(error))
-    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or refused
 
 
 def _insist(action: Callable[[], Result], stop: threading.Event) -> Result | None:
@@ -201,7 +171,7 @@ def _present(store: JobStore, stop: threading.Event, job: str | None = None, *, 
 
 
 @contextmanager
-def _job_log(folder: Path) -> Iterator[None]:
+def _job_log(folder: Path, keys: Sequence[str]) -> Iterator[None]:
     """Keep what is logged meanwhile in the job's folder too."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +180,7 @@ def _job_log(folder: Path) -> Iterator[None]:
         log.warning("%s can't be written (%s)", folder / LOG, error)
         yield
         return
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(_Discreet(keys))
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -218,6 +188,17 @@ def _job_log(folder: Path) -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
         with suppress(OSError):
             handler.close()
+
+
+class _Discreet(logging.Formatter):
+    """Writes no key, whatever library has logged it."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(LOG_FORMAT)
+        self._keys = keys
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without(super().format(record), self._keys)
 
 
 class _Reporter:
@@ -243,7 +224,7 @@ class _Reporter:
             raise Stopping
         if now < self._silent_until:
             return
-        news = before is None or before.phase != phase
+        news = (before is None or before.phase != phase) and phase not in AGENTS
         try:
             if self._store.report(self._job_id, self._progress, self._engine.machine() if news else None):
                 raise Cancelled
@@ -256,7 +237,8 @@ class _Reporter:
         last = self._progress
         if last is not None:
             final = self._follow(last.phase, last.step, last.total, self._clock())
-            _insist(lambda: self._store.report(self._job_id, final, self._engine.machine()), self._stop)
+            machine = None if last.phase in AGENTS else self._engine.machine()
+            _insist(lambda: self._store.report(self._job_id, final, machine), self._stop)
 
     def _follow(self, phase: str, step: int, total: int, now: float) -> Progress:
         """The progress that this report brings; the time since the last one belongs to the phase of then."""
@@ -285,8 +267,8 @@ def main(arguments: list[str] | None = None, engine_factory: Callable[[], Engine
         if store is None:
             return 0
         with FileLock(settings.data / "worker.lock").acquire(timeout=2):
-            _log_to(settings.data / "logs")
-            serve(store, engine_factory or (lambda: open_engine(settings)), stop)
+            _log_to(settings.data / "logs", secrets(settings.providers))
+            serve(store, engine_factory or (lambda: open_engine(settings)), stop, endpoints=settings.providers)
             with suppress(StoreError):
                 store.present(None)
     except DeviceFault:
@@ -338,10 +320,11 @@ def _end_with_stdin(stop: threading.Event) -> None:
     os._exit(1)  # a step may take minutes, and the GPU has to be free for whoever comes next
 
 
-def _log_to(folder: Path) -> None:
+def _log_to(folder: Path, keys: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(folder / "worker.log", maxBytes=1_000_000, backupCount=3, encoding="utf-8")
-    logging.basicConfig(level=logging.INFO, handlers=[handler], format=LOG_FORMAT, force=True)
+    handler.setFormatter(_Discreet(keys))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     faulthandler.enable()  # a crash in native code leaves its stack on stderr, which the server keeps in a file
     log.info("Worker %d serves %s", os.getpid(), folder.parent)
 

@@ -1,26 +1,157 @@
-"""Settings: what is in force and where it comes from; checkpoints, machine, disk, worker, logs."""
+"""Settings: models and providers, what is in force and where it comes from, checkpoints, machine, disk, worker, log."""
 
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
 
 from app import cards, ui
 from app.checkpoints import checkpoint_folder
+from app.desk import probes
+from app.endpoints import Row, State, all_rows
 from app.jobs import Mode
 from app.machine import ThisMachine, last_lines, look
 from app.origins import InForce, Origin, in_force
+from app.probes import Failed, Passed, Running
 from app.worker import is_running
 from mova.layout import CheckpointInfo, ComponentInfo
 
 LOG_LINES = 200
 EXPLAINED = ("data", "host", "port", "checkpoint", "device", "dtype", "offload", "free_first_expert", "loudness")
 EXPLAINED += ("watchdog_minutes",)
+LOOK_SECONDS = 0.5  # between two looks at a test under way
+STATES = {  # State -> icon and colour
+    State.KEY_SET: ("key", "green"),
+    State.KEY_MISSING: ("key_off", "gray"),
+    State.SET_UP: ("check", "green"),
+    State.NOT_SET_UP: ("radio_button_unchecked", "gray"),
+    State.NOTHING_NEEDED: ("check", "green"),
+    State.BROKEN: ("error", "red"),
+}
+ABILITIES = {"text": "notes", "vision": "visibility", "image": "brush"}  # what a model can do -> icon
 
 
 @st.cache_data(ttl="20s", show_spinner=False)
 def machine(data: Path) -> ThisMachine:
     return look(data)
+
+
+def show_providers() -> None:
+    found = all_rows(settings.providers)
+    more = [row for row in found if not row.in_use]
+    st.header(ui.t("settings.providers"), anchor=False)
+    st.caption(ui.t("settings.providers_hint"))
+    show_cards([row for row in found if row.in_use], "providers")
+    if more:
+        with st.expander(ui.t("settings.more_providers"), icon=":material/add_circle:", key="more_providers"):
+            show_cards(more, "providers_more")
+
+
+def show_cards(found: Sequence[Row], key: str) -> None:
+    grid = st.grid(2, min_column_width=320, gap=("small", "medium"), key=key)
+    for row in found:
+        with grid.cell(), st.container(border=True, gap="xsmall", height="stretch", key=f"provider_{row.name}"):
+            show_provider(row)
+
+
+def show_provider(row: Row) -> None:
+    icon, colour = STATES[row.state]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"provider_name_{row.name}"):
+        st.subheader(ui.plain(ui.t_said(row.title)), anchor=False, width="content")
+        st.badge(ui.t(f"settings.state_{row.state}"), icon=f":material/{icon}:", color=colour)
+    with st.container(horizontal=True, gap="xsmall", key=f"provider_abilities_{row.name}"):
+        for ability in row.abilities:
+            st.badge(ui.t(f"settings.can_{ability}"), icon=f":material/{ABILITIES[ability]}:", color="gray")
+    st.markdown("  \n".join(facts_of(row)))
+    if row.checked:
+        link = f"[{ui.t('settings.documentation')}]({row.documentation})"
+        st.caption(ui.t("settings.checked", day=row.checked.isoformat(), link=link))
+    if row.problem:
+        st.error(ui.plain(ui.t_said(row.problem)), icon=":material/error:")
+    elif row.usable:
+        show_test(row)
+    else:
+        st.markdown(what_to_set(row))
+
+
+def facts_of(row: Row) -> list[str]:
+    """Its address, and the models that are used where none is named; of the built-in, what it is."""
+    if row.inside:
+        return [ui.t("settings.builtin_is"), ui.t("settings.builtin_adds")]
+    if not row.abilities:
+        return []
+    facts = [address_of(row)] if not row.heavy else []
+    for model, uses in row.models:
+        words = " · ".join(ui.t(f"settings.can_{use}") for use in uses)
+        facts.append(ui.t("settings.model_for", model=code(model), uses=words))
+    if not row.models:
+        facts.append(ui.t("settings.no_model_heavy" if row.heavy else "settings.no_model", name=ui.plain(row.name)))
+    return facts
+
+
+def address_of(row: Row) -> str:
+    return ui.t("settings.address", address=code(row.address)) if row.address else ui.t("settings.address_own")
+
+
+def code(text: str) -> str:
+    return f"`{text.replace('`', '')}`"
+
+
+def what_to_set(row: Row) -> str:
+    needs_key = row.state is State.KEY_MISSING
+    variable = row.key_variable if needs_key else f"{row.address_variable}={row.address}"
+    entry = 'api_key = "…"' if needs_key else f'base_url = "{row.address}"'
+    return ui.t(
+        "settings.set_key" if needs_key else "settings.set_address",
+        variable=code(variable),
+        entry=code(entry),
+        table=code(f"[studio.providers.{row.name}]"),
+    )
+
+
+def show_test(row: Row) -> None:
+    title, outcome = ui.plain(ui.t_said(row.title)), probes().result(row.name)
+    model = "" if row.models else model_to_test(row)
+    st.button(
+        ui.t("settings.test", title=title),
+        key=f"test_{row.name}",
+        icon=":material/network_check:",
+        help=ui.t("settings.test_heavy" if row.heavy else f"settings.test_{row.tried}"),
+        disabled=isinstance(outcome, Running) or not (row.models or model),
+        on_click=probes().start,
+        args=(row.name, settings.providers, model),
+    )
+    if isinstance(outcome, Running):
+        st.fragment(watch_test, run_every=LOOK_SECONDS)(row.name)
+    else:
+        show_outcome(outcome)
+
+
+def model_to_test(row: Row) -> str:
+    label = ui.t("settings.folder_to_test") if row.heavy else ui.t("settings.model_to_test")
+    return st.text_input(label, key=f"model_{row.name}").strip()
+
+
+def watch_test(name: str) -> None:
+    outcome = probes().result(name)
+    if not isinstance(outcome, Running):
+        st.rerun()
+    elapsed = ui.clock(max(time.time() - outcome.since, 0))
+    st.caption(f":material/hourglass_top: {ui.t('settings.asking', time=elapsed)}")
+
+
+def show_outcome(outcome: Passed | Failed | None) -> None:
+    match outcome:
+        case Passed(trial=trial, at=at) if trial.seconds is None:
+            st.caption(f":material/check: {ui.t('settings.looks_complete')} · {ui.ago(at)}")
+        case Passed(trial=trial, at=at):
+            took = ui.t("common.seconds", seconds=f"{trial.seconds:.2f}")
+            said = ui.t("settings.answered", time=took, model=ui.plain(trial.model))
+            st.caption(f":material/check: {said} · {ui.ago(at)}")
+        case Failed(sentence=sentence):
+            st.error(ui.plain(ui.t_said(sentence)), icon=":material/error:")
 
 
 def show_in_force() -> None:
@@ -206,6 +337,7 @@ settings, store = ui.settings(), ui.store()
 ui.tab_title(ui.t("nav.settings"))
 st.title(ui.t("nav.settings"), anchor=False)
 st.caption(ui.t("settings.about"))
+show_providers()
 show_in_force()
 left, right = st.columns(2, gap="large")
 with left:

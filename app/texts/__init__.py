@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+SAID = ("library.", "agents.")  # files of sentences that are made elsewhere, in English
+
 
 class Language(StrEnum):
     """A language of the catalogue; the value is its browser locale's beginning."""
@@ -51,7 +53,7 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 
 def translated(sentence: str, language: Language) -> str:
-    """A sentence that the library made (its English is in ``library.toml``), or as it is where that is not known."""
+    """A sentence of the library's or the agents' (their English is in ``SAID``); one that isn't known as it is."""
     for name, pattern in _patterns():
         if found := pattern.fullmatch(sentence):
             values = {key: _word(value, language) for key, value in found.groupdict().items()}
@@ -60,18 +62,20 @@ def translated(sentence: str, language: Language) -> str:
 
 
 def _word(value: str, language: Language) -> str:
+    """What stands in a sentence: a name that the library has words for, another sentence, or anything."""
     entry = catalogue().get(f"library.{value}") if value.isidentifier() else None
-    return entry[language] if entry else value
+    return entry[language] if entry else translated(value, language)
 
 
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
-    """Key -> what its English matches; those with more words of their own first."""
-    entries = [(key, entry["en"]) for key, entry in catalogue().items() if key.startswith("library.")]
-    entries.sort(key=lambda item: -len(re.sub(r"\{\w+\}", "", item[1])))
-    return [(key, re.compile(_pattern(template), re.DOTALL)) for key, template in entries]
+    """Key -> what its English matches; those with more words of their own first, those with none not at all."""
+    entries = [(key, entry["en"]) for key, entry in catalogue().items() if key.startswith(SAID)]
+    lengths = {key: len(re.sub(r"\{\w+\}", "", template)) for key, template in entries}
+    entries.sort(key=lambda item: -lengths[item[0]])
+    return [(key, re.compile(_pattern(template), re.DOTALL)) for key, template in entries if lengths[key]]
 
 
 def _pattern(template: str) -> str:
     parts = re.split(r"\{(\w+)\}", template)
-    return "".join(f"(?P<{part}>.+?)" if index % 2 else re.escape(part) for index, part in enumerate(parts))
+    return "".join(f"(?P<{part}>.*?)" if index % 2 else re.escape(part) for index, part in enumerate(parts))

@@ -9,9 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 
+from agents import providers
 from app import worker
 from app.engines import OnStep
 from app.jobs import Brief, Draft, Machine, Rendered
+from app.settings import ROOT
 from mova import media
 
 SAMPLE_RATE = 16_000
@@ -103,4 +105,5 @@ def write_clip(target: Path, width: int, height: int, num_frames: int, fps: floa
 
 
 if __name__ == "__main__":  # python -m tests.app.fakes SECONDS --data DIR …: a real worker with the fake engine
+    providers.__path__.append(str(ROOT / "tests" / "providers"))
     sys.exit(worker.main(sys.argv[2:], engine_factory=lambda: FakeEngine(float(sys.argv[1]))))

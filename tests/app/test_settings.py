@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
 
 from app import settings
+from app.origins import in_force
 from app.settings import SettingsError, load
+
+PLANTED = "sk-planted-0123456789"
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +85,49 @@ def test_the_example_of_secrets_is_valid_when_uncommented(secrets: Path) -> None
     example = (settings.ROOT / ".streamlit" / "secrets.toml.example").read_text()
     secrets.write_text("\n".join(line.removeprefix("# ") if " = " in line else line for line in example.splitlines()))
     assert load().loudness == -14
+
+
+# Models' endpoints, and that their keys get nowhere
+
+
+def test_an_endpoint_is_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDIO_PROVIDERS__OPENAI__API_KEY", PLANTED)
+    monkeypatch.setenv("STUDIO_PROVIDERS__MY_VLLM__PROVIDER", "openai")
+    monkeypatch.setenv("STUDIO_PROVIDERS__MY_VLLM__BASE_URL", "http://192.0.2.7:8000/v1")
+    monkeypatch.setenv("STUDIO_PROVIDERS__MY_VLLM__TIMEOUT", "7.5")
+    found = load()
+    assert set(found.providers) == {"openai", "my_vllm"}
+    assert found.providers["my_vllm"].timeout == 7.5
+    assert settings.secrets(found.providers) == (PLANTED,)
+    assert PLANTED not in repr(found) + str(found.model_dump()) + found.model_dump_json()
+
+
+def test_an_endpoint_is_told_by_secrets_toml(secrets: Path) -> None:
+    secrets.write_text(f'[studio.providers.gemini]\napi_key = "{PLANTED}"\n')
+    assert settings.secrets(load().providers) == (PLANTED,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STUDIO_PROVIDERS__OPENAI__APIKEY", PLANTED),
+        ("STUDIO_PROVIDERS__OPENAI__BASE_URL", PLANTED),
+        ("STUDIO_PROVIDERS__OPENAI__TIMEOUT", PLANTED),
+        ("STUDIO_PROVIDERS__OPENAI", PLANTED),
+        ("STUDIO_PROVIDERS", PLANTED),
+        ("STUDIO_PROVIDERS", f'{{"openai": "{PLANTED}"}}'),
+    ],
+)
+def test_a_slip_with_a_key_is_explained_without_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="providers") as caught:
+        load()
+    told = "".join(traceback.format_exception(caught.value))
+    assert PLANTED not in told
+
+
+def test_what_is_in_force_is_shown_without_the_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDIO_PROVIDERS__OPENAI__API_KEY", PLANTED)
+    shown = in_force(load(), {})
+    assert PLANTED not in str(shown)
+    assert "providers" not in {setting.name for setting in shown}

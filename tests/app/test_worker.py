@@ -12,10 +12,11 @@ import av
 import pytest
 
 from app import worker
+from app.explain import explain
 from app.jobs import Kind, Mode, Progress, Status
 from app.schema import StoreBusy
 from app.store import JobStore
-from app.worker import ALREADY_SERVED, explain, is_running
+from app.worker import ALREADY_SERVED, is_running
 from mova.layout import CheckpointError
 from mova.media import MediaError
 from mova.picture import PictureError

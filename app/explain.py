@@ -1,0 +1,79 @@
+"""An error that ended a job, made a failure in the creator's words: what happened, and what to do."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.jobs import Failure, Kind
+from app.stages import StepError
+from mova.layout import CheckpointError
+from mova.picture import PictureError
+
+REMOVED = "…"  # what stands where a key stood
+
+
+def explain(error: Exception, checkpoint: Path | None = None, secrets: Sequence[str] = ()) -> Failure:
+    """A failure in the creator's words. ``checkpoint`` is the folder that was used; no secret stands in the failure."""
+    if isinstance(error, StepError):
+        failure = Failure(kind=error.cause.trouble, sentence=str(error), remedy=_ANOTHER, step=error.step)
+    else:
+        failure = _explained(error, checkpoint)
+    details = "".join(traceback.format_exception(error))
+    return failure.model_copy(
+        update={"sentence": without(failure.sentence, secrets), "details": without(details, secrets)}
+    )
+
+
+def without(text: str, secrets: Sequence[str]) -> str:
+    """``text`` with every secret taken out."""
+    for secret in secrets:
+        text = text.replace(secret, REMOVED)
+    return text
+
+
+def _explained(error: Exception, checkpoint: Path | None) -> Failure:
+    said = str(error).strip() or type(error).__name__
+    kind, remedy = Kind.UNKNOWN, "Try again; if it happens again, the details below belong in a bug report."
+    match error:
+        case _ if _disk_full(error):
+            kind, said, remedy = Kind.DISK_FULL, "The disk is full.", "Make room on the disk of the data folder."
+        case CheckpointError() | OSError() if checkpoint and not checkpoint.is_dir():
+            kind, said = Kind.GONE, f"The checkpoint's folder {checkpoint} has gone."
+            remedy = "Put it back, or choose another checkpoint."
+        case CheckpointError():
+            kind, remedy = Kind.CHECKPOINT, "Mend the checkpoint or choose another one, then try again."
+        case PictureError():
+            kind, remedy = Kind.PICTURE, "Choose another picture."
+        case ValueError() if str(error):  # a setting that this machine can't follow, such as a device it doesn't have
+            kind, remedy = Kind.SETTING, "Change what it names, then try again."
+        case _ if _gpu_memory(error):
+            kind, said, remedy = Kind.GPU_MEMORY, "The GPU ran out of memory.", _SMALLER
+        case _ if _memory(error):
+            kind, said, remedy = Kind.MEMORY, "This machine ran out of memory.", _SMALLER
+        case _ if type(error).__name__ == "MediaError":  # mova's, which would bring FFmpeg with it
+            kind = Kind.MEDIA
+        case _ if type(error).__module__.partition(".")[0] != "mova":  # whose errors are sentences
+            said = f"The worker met an error that it doesn't know ({type(error).__name__}: {said.splitlines()[0]})."
+    return Failure(kind=kind, sentence=said.splitlines()[0], remedy=remedy)
+
+
+_ANOTHER = "Try again, choose another model for this step, or write it yourself."
+_SMALLER = "Under Advanced, let the weights wait off the GPU (by component, then by layer), or make the clip shorter."
+
+
+def _disk_full(error: BaseException) -> bool:
+    cause = error.__cause__
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (cause is not None and _disk_full(cause))
+
+
+def _gpu_memory(error: Exception) -> bool:
+    """By name and text: torch is not imported here, and some of its errors have no class of their own."""
+    return type(error).__name__ == "OutOfMemoryError" or "CUDA error: out of memory" in str(error)
+
+
+def _memory(error: Exception) -> bool:
+    refused = isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "bad_alloc" in str(error))
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or refused
