@@ -325,6 +325,8 @@ def _log_to(folder: Path, keys: Sequence[str]) -> None:
     handler = RotatingFileHandler(folder / "worker.log", maxBytes=1_000_000, backupCount=3, encoding="utf-8")
     handler.setFormatter(_Discreet(keys))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for client in ("httpx", "httpx2"):  # they log the addresses that they ask, and some of those are signed
+        logging.getLogger(client).setLevel(logging.WARNING)
     faulthandler.enable()  # a crash in native code leaves its stack on stderr, which the server keeps in a file
     log.info("Worker %d serves %s", os.getpid(), folder.parent)
 
