@@ -31,7 +31,7 @@ class Trouble(StrEnum):
     UNREADABLE = "unreadable"
     NOT_AN_IMAGE = "not_an_image"
     TOO_LONG = "too_long"
-    MEMORY = "memory"
+    MEMORY = "model_memory"
     CANNOT = "cannot"
     NOT_HERE = "not_here"
     NO_MODEL_NAMED = "no_model_named"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import httpx
 from pydantic import BaseModel
 
+from agents.addresses import bearer
 from agents.line import Line
 from agents.models import Address
+from agents.troubles import AgentError
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +28,14 @@ def unload(address: Address, model: str) -> None:
         ask = _unload_lmstudio
     else:
         return
-    line = Line()
-    headers = {"authorization": f"Bearer {address.key}"} if address.key else {}
-    hooks = {"request": [line.watch]}
+    line = Line(replace(address, timeout=UNLOAD_SECONDS), model)
     try:
-        with (
-            httpx.Client(base_url=root, headers=headers, timeout=UNLOAD_SECONDS, event_hooks=hooks) as http,
-            line.call(UNLOAD_SECONDS),
-        ):
+        with line.open(str(root)) as http:
+            http.headers.update(bearer(address))
             ask(http, model)
-    except (httpx.HTTPError, ValueError) as error:
-        logger.warning("%s may still have %s loaded: %s", address.title, model, type(error).__name__)
+    except (AgentError, httpx.HTTPStatusError, ValueError) as error:
+        why = error if isinstance(error, AgentError) else type(error).__name__
+        logger.warning("%s may still have %s loaded: %s", address.title, model, why)
 
 
 def _unload_ollama(http: httpx.Client, model: str) -> None:

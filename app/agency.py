@@ -164,6 +164,7 @@ def attend(call: Callable[[], Result], model: Model, tick: Callable[[], None]) -
         except BaseException as error:  # noqa: BLE001  handed on to the thread that waits
             errors.append(error)
 
+    tick()
     thread = threading.Thread(target=run, daemon=True, name="agent")
     thread.start()
     try:

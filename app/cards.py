@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urljoin
 import streamlit as st
 
 from app import ui
-from app.jobs import FIRST_FRAME, Job
+from app.jobs import Job
 from app.store import JobStore
 from app.workflow import POSTER
 
@@ -65,7 +65,8 @@ def picture_of(job: Job) -> str | None:
     """The address of what shows a job best: its poster, or the frame that it begins with."""
     if job.draft.clip:
         return ui.media_url(job, POSTER)
-    return ui.media_url(job, FIRST_FRAME) if job.draft.first_frame == f"{job.folder}/{FIRST_FRAME}" else None
+    frame = job.draft.first_frame
+    return ui.media_url(job, Path(frame).name) if frame and frame.startswith(f"{job.folder}/") else None
 
 
 def poster(job: Job, key: str) -> None:

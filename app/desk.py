@@ -13,11 +13,13 @@ import streamlit as st
 from streamlit.navigation.page import Page
 
 from app.checkpoints import find_checkpoints
+from app.drafts import as_content
 from app.engines import clip_frame
 from app.estimates import total
-from app.form import KEPT, as_content
+from app.form import KEPT
 from app.jobs import Brief, Job
 from app.machine import look
+from app.probes import Probes
 from app.settings import Settings, load
 from app.store import JobStore
 from app.workflow import CLIP
@@ -39,6 +41,12 @@ def store() -> JobStore:
 @st.cache_resource
 def _store(data: Path) -> JobStore:
     return JobStore(data)
+
+
+@st.cache_resource
+def probes() -> Probes:
+    """The tests of models under way, of all visitors."""
+    return Probes()
 
 
 @st.cache_data(ttl="5s", show_spinner=False)
@@ -79,7 +87,8 @@ def open_job(job_id: str) -> None:
 
 def make_another(job: Job) -> None:
     """Fill the Create form with what this job was asked for, its frames included, and go there."""
-    content = as_content(job.brief, settings().data)
+    now = current_form()
+    content = {name: now[name] for name in ("prompt", "idea") if name in now} | as_content(job.brief, settings().data)
     for place, path in (("first_frame", job.brief.first_frame), ("last_frame", job.brief.last_frame)):
         file = settings().data / path if path else None
         if file is not None and file.is_file():
@@ -112,6 +121,12 @@ def fill_form(content: Mapping[str, Any]) -> None:
     go("create")
 
 
+def put(key: str, value: Any) -> None:
+    """Have the widget of that key, drawn next, show this. What it shows already is left alone: it may be typed in."""
+    if st.session_state.get(key) != value:
+        st.session_state[key] = value
+
+
 def forget_upload(place: str) -> None:
     """Empty the upload field of this frame, and forget what was wrong with its file."""
     st.session_state.pop(f"{place}_problem", None)
@@ -129,7 +144,7 @@ def keep_picture(place: str, picture: bytes) -> str:
 
 def expected_seconds(brief: Brief) -> float | None:
     """How long a clip like this takes once the engine has it; None before anything like it was measured."""
-    timings = store().timings(Path(brief.checkpoint).name, brief.spec, brief.offload)
+    timings = store().expected(brief)
     return None if timings is None else total(timings, brief, loaded=True)
 
 

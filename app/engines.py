@@ -54,6 +54,8 @@ class LocalEngine:
 
     def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
         """As ``Engine.render``. Raises what ``mova`` raises."""
+        if self._loaded is None:
+            on_step("loading", 0, 1)  # which begins with torch itself
         first = self._picture(draft.first_frame, brief.spec, brief.first_frame_position)
         last = self._picture(brief.last_frame, brief.spec, brief.last_frame_position)
         from mova.memory import forget_peaks  # torch: only once a clip is to be made

@@ -9,9 +9,11 @@ from typing import Any
 
 import streamlit as st
 
+from agents.troubles import Trouble
 from app.desk import go, make_another, open_job, store
 from app.jobs import Failure, Job, Kind
 from app.language import language, plain, t, t_said
+from app.steps import as_simple
 from app.store import StoreError
 from app.texts import Language
 from mova.picture import PictureError
@@ -31,6 +33,8 @@ REMEDIES = {
     Kind.HUNG: ("again", "open_settings"),
     Kind.UNKNOWN: ("retry", "open_settings"),
 }
+# What is wrong with a model that Settings can tell more about.
+TO_BE_SET = (Trouble.MISSING_KEY, Trouble.BAD_KEY, Trouble.UNREACHABLE, Trouble.NOT_HERE, Trouble.NO_SUCH_PROVIDER)
 # What the engine said of these tells more than the kind does.
 TOLD = (Kind.CHECKPOINT, Kind.GONE, Kind.PICTURE, Kind.SETTING, Kind.MEDIA, Kind.UNKNOWN)
 ICONS = {
@@ -47,10 +51,9 @@ ICONS = {
 
 def show_failure(job: Job) -> None:
     """Why a job ended without a clip: a sentence, what can be done about it as buttons, and the details, folded."""
-    failure = job.failure
-    if failure is None:
+    if job.failure is None:
         return
-    st.error("\n\n".join(_words(failure)), icon=":material/error:")
+    _say(job.failure)
     with st.container(horizontal=True, gap="small", key=f"remedies_{job.id}"):
         for place, remedy in enumerate(_remedies(job)):
             st.button(
@@ -61,9 +64,13 @@ def show_failure(job: Job) -> None:
                 on_click=_remedy,
                 args=(remedy, job),
             )
-    if failure.details:
-        with st.expander(t("failure.details"), icon=":material/bug_report:", key=f"failure_details_{job.id}"):
-            st.code(failure.details, language=None, wrap_lines=True)
+    _show_details(job.failure, job.id)
+
+
+def say_failure(failure: Failure, job_id: str) -> None:
+    """Why a job ended without a clip, and the details, folded; for a place that has remedies of its own."""
+    _say(failure)
+    _show_details(failure, job_id)
 
 
 @contextmanager
@@ -91,10 +98,20 @@ def refusal(error: Exception) -> str:
     return t_said(str(error))
 
 
+def _say(failure: Failure) -> None:
+    st.error("\n\n".join(_words(failure)), icon=":material/error:")
+
+
+def _show_details(failure: Failure, job_id: str) -> None:
+    if failure.details:
+        with st.expander(t("failure.details"), icon=":material/bug_report:", key=f"failure_details_{job_id}"):
+            st.code(failure.details, language=None, wrap_lines=True)
+
+
 def _words(failure: Failure) -> list[str]:
-    said = t_said(failure.sentence)
-    words = [f"**{plain(t(f'failure.{failure.kind}'))}**", plain(t(f"failure.{failure.kind}_remedy"))]
-    if failure.kind not in TOLD:
+    said, kind = t_said(failure.sentence), failure.kind.value
+    words = [f"**{plain(t(f'failure.{kind}'))}**", plain(t(f"failure.{kind}_remedy"))]
+    if failure.step is None and failure.kind not in TOLD:
         return words
     if language() is Language.EN or said != failure.sentence:
         return [f"**{plain(said)}**", words[1]]
@@ -102,18 +119,26 @@ def _words(failure: Failure) -> list[str]:
 
 
 def _remedies(job: Job) -> list[str]:
-    names = REMEDIES[job.failure.kind] if job.failure else ()
+    names = _offered(job.failure.kind) if job.failure else ()
     return [name for name in names if name != "offload" or job.brief.offload != "layer"]
 
 
+def _offered(kind: Kind | Trouble) -> tuple[str, ...]:
+    """An agent's step has more remedies than these, on its own card."""
+    if isinstance(kind, Kind):
+        return REMEDIES[kind]
+    return ("retry", "open_settings") if kind in TO_BE_SET else ("retry",)
+
+
 def _remedy(name: str, job: Job) -> None:
+    """What agents have made for the job already is taken along, rather than paid for again."""
     match name:
         case "retry" | "again":
             store().requeue(job.id)
         case "offload":
             changes: dict[str, Any] = {"offload": "layer", "random_seed": False}
-            open_job(store().submit(job.brief.model_copy(update=changes)).id)
+            open_job(store().submit(as_simple(job).brief.model_copy(update=changes)).id)
         case "open_settings":
             go("settings")
         case _:
-            make_another(job)
+            make_another(as_simple(job))

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from app.jobs import Brief, Offload, Orientation, Position
+from agents.models import Endpoint
+from agents.sound import Sound
+from app import agency
+from app.jobs import Brief, Full, Offload, Orientation, Position, Step
 from app.texts import Language, text, translated
 from mova.layout import CheckpointInfo
 from mova.spec import MAX_PROMPT_TOKENS, NEGATIVE_PROMPT, ClipSpec, frames_for, problems
 
+Mode = Literal["full", "simple"]
 Quality = Literal["draft", "standard", "fine"]
+Field = Literal["speaker", "language", "words"]
+Line = dict[Field, str]
+MODES: tuple[Mode, ...] = get_args(Mode)
 ORIENTATIONS: tuple[Orientation, ...] = get_args(Orientation)
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 
 LONGEST = 8.0  # seconds; what the released checkpoints were trained on
 MOST_TAKES = 8
+MOST_CANDIDATES = 4
+LONGEST_IDEA = 10_000  # characters
 AS_MADE = "as made"
 LOUDNESS = (AS_MADE, "-14", "-16", "-23")  # LUFS for the web, a podcast, broadcast
 
 # Shares of the steps that the checkpoint was evaluated with (50 for the released ones). 20 of 50 is the safe first
 # speed-up: it costs 0.01 of speech error.
 STEP_SHARES: dict[Quality, float] = {"draft": 0.2, "standard": 0.4, "fine": 1.0}
+
+NO_ENDPOINTS: Mapping[str, Endpoint] = MappingProxyType({})
 
 # A sentencepiece tokenizer of UMT5's size makes about 4 tokens of 3 English words, and 2 of 3 Chinese characters.
 TOKENS_PER_WORD, TOKENS_PER_IDEOGRAPH = 1.35, 0.7
@@ -40,11 +51,24 @@ class Form:
     """The Create form as it stands. ``num_frames``, ``steps`` and ``fps`` overrule length, quality and checkpoint.
 
     Frames are paths relative to the data folder; a position is where the crop lies along its free axis, in percent.
-    ``loudness`` is a number of LUFS as text, or ``AS_MADE``.
+    ``loudness`` is a number of LUFS as text, or ``AS_MADE``. ``prompt`` is Simple mode's, all from ``idea`` to
+    ``review_steps`` is Full Workflow's: ``models`` are choices by step, empty for the usual one.
     """
 
     checkpoint: CheckpointInfo
+    mode: Mode = "full"
     prompt: str = ""
+    idea: str = ""
+    painted: bool = True
+    candidates: int = 1
+    lines: list[Line] = field(default_factory=list)
+    effects: str = ""
+    ambience: str = ""
+    music: str = ""
+    no_music: bool = False
+    models: dict[Step, str] = field(default_factory=dict)
+    review: bool = False
+    review_steps: list[Step] = field(default_factory=lambda: [Step.FIRST_FRAME, Step.VIDEO_PROMPT])
     orientation: Orientation = "landscape"
     seconds: float | None = 2.0
     quality: Quality = "standard"
@@ -66,6 +90,33 @@ class Form:
     last_frame_position: int = 50
 
     @property
+    def agent_steps(self) -> tuple[Step, ...]:
+        """The agents' steps that its clip goes through."""
+        return self._asked({}).steps
+
+    @property
+    def waits(self) -> frozenset[Step]:
+        """The steps after which the creator looks on; several candidates are made to choose from, in Auto too."""
+        ticked = set(self.review_steps) if self.review else set()
+        if self.candidates > 1:
+            ticked.add(Step.FIRST_FRAME)
+        return frozenset(ticked.intersection(self.agent_steps))
+
+    def choices(self, endpoints: Mapping[str, Endpoint]) -> dict[Step, str]:
+        """By what each of these steps is done."""
+        return {step: self.models.get(step) or agency.usual(step, endpoints) for step in self.agent_steps}
+
+    def unable(self, endpoints: Mapping[str, Endpoint]) -> dict[Step, str]:
+        """What keeps a step from being done by what was chosen for it: the sentences of the library, by step."""
+        found = agency.problems(self._asked(self.choices(endpoints)), endpoints)
+        return {step: str(error) for step, error in found.items()}
+
+    def _asked(self, models: dict[Step, str]) -> Brief:
+        full = Full(models=models, painted=self.painted) if self.mode == "full" else None
+        spec = self.checkpoint.default_spec
+        return Brief(prompt="", full=full, checkpoint="", spec=spec, first_frame=self.first_frame)
+
+    @property
     def frames_per_second(self) -> float:
         """The rate that was given, or the checkpoint's own."""
         return self.checkpoint.default_spec.fps if self.fps is None else self.fps
@@ -80,7 +131,7 @@ class Form:
         return frames_for(self.seconds, self.frames_per_second)
 
 
-KEPT = tuple(field.name for field in fields(Form) if field.name != "checkpoint")  # what a draft of the form holds
+KEPT = tuple(each.name for each in fields(Form) if each.name != "checkpoint")  # what a draft of the form holds
 
 
 def size_of(checkpoint: CheckpointInfo, orientation: Orientation) -> tuple[int, int]:
@@ -98,31 +149,21 @@ def length_of(checkpoint: CheckpointInfo) -> float:
     return min(round(checkpoint.default_spec.duration * 2) / 2, LONGEST)
 
 
-def compose(form: Form, *, data: Path, language: Language = Language.EN) -> Brief | list[str]:
+def compose(
+    form: Form, *, data: Path, language: Language = Language.EN, endpoints: Mapping[str, Endpoint] = NO_ENDPOINTS
+) -> Brief | list[str]:
     """The brief that the form asks for, or one sentence for each thing that is wrong with it."""
-    width, height = size_of(form.checkpoint, form.orientation)
-    asked: dict[str, Any] = {
-        "width": width,
-        "height": height,
-        "num_frames": form.frames,
-        "fps": form.frames_per_second,
-        "num_inference_steps": steps_of(form.checkpoint, form.quality) if form.steps is None else form.steps,
-        "guidance_scale": form.guidance_scale,
-        "bridge_guidance_scale": form.bridge_guidance_scale,
-        "video_shift": form.video_shift,
-        "audio_shift": form.audio_shift,
-        "negative_prompt": form.negative_prompt,
-        "seed": _seed(form.seed),
-    }
-    wrong = list(form.checkpoint.problems)
-    try:
-        spec = ClipSpec(**asked)
-    except ValidationError as error:
-        wrong += problems(error)
-    if wrong:
-        return [translated(sentence, language) for sentence in wrong]
+    spec, wrong = _spec(form)
+    said = [translated(sentence, language) for sentence in (*form.checkpoint.problems, *wrong)]
+    full = None
+    if form.mode == "full":
+        full, amiss = _full(form, endpoints, language)
+        said += amiss
+    if spec is None or said:
+        return said
     return Brief(
-        prompt=form.prompt,
+        prompt=form.idea if full else form.prompt,
+        full=full,
         checkpoint=_stored(form.checkpoint.path, data),
         spec=spec,
         random_seed=not form.seed.strip(),
@@ -133,68 +174,6 @@ def compose(form: Form, *, data: Path, language: Language = Language.EN) -> Brie
         offload=form.offload,
         loudness=None if form.loudness == AS_MADE else float(form.loudness),
     )
-
-
-def as_content(brief: Brief, data: Path) -> dict[str, Any]:
-    """What the form would hold to ask for this brief again: with another seed where that was drawn, without frames."""
-    spec = brief.spec
-    return {
-        "checkpoint": str(data / brief.checkpoint),
-        "prompt": brief.prompt,
-        "orientation": brief.orientation,
-        "seconds": min(max(round(spec.duration * 2) / 2, 0.5), LONGEST),
-        "num_frames": spec.num_frames,
-        "steps": spec.num_inference_steps,
-        "fps": spec.fps,
-        "guidance_scale": spec.guidance_scale,
-        "bridge_guidance_scale": spec.bridge_guidance_scale,
-        "video_shift": spec.video_shift,
-        "audio_shift": spec.audio_shift,
-        "negative_prompt": spec.negative_prompt,
-        "seed": "" if brief.random_seed else str(spec.seed),
-        "offload": brief.offload,
-        "loudness": level(brief.loudness),
-        "first_frame_position": _percent(brief.first_frame_position),
-        "last_frame_position": _percent(brief.last_frame_position),
-    }
-
-
-def fitting(content: Mapping[str, Any], checkpoint: CheckpointInfo, start: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field as a draft of the form has it, or as the form starts where the draft says nothing usable.
-
-    What an earlier job's brief overrules without need (its frames are those of its length, its steps those of a
-    quality) is said as length and quality again, so that a creator finds the form as it was filled in.
-    """
-    first = Form(checkpoint, seconds=length_of(checkpoint))
-    defaults = {name: getattr(first, name) for name in KEPT} | dict(start)
-    found = {name: _usable(name, content.get(name, defaults[name]), defaults[name]) for name in KEPT}
-    for quality in QUALITIES:
-        if "quality" not in content and found["steps"] == steps_of(checkpoint, quality):
-            found |= {"quality": quality, "steps": None}
-    if found["fps"] == checkpoint.default_spec.fps:
-        found["fps"] = None
-    if found["num_frames"] == Form(checkpoint, seconds=found["seconds"], fps=found["fps"]).frames:
-        found["num_frames"] = None
-    return found
-
-
-def _usable(name: str, value: Any, otherwise: Any) -> Any:
-    try:
-        return _field(name).validate_python(value)
-    except ValidationError:
-        return otherwise
-
-
-@cache
-def _field(name: str) -> TypeAdapter[Any]:
-    limits = {
-        "takes": Field(ge=1, le=MOST_TAKES),
-        "seconds": Field(ge=0.5, le=LONGEST),
-        "loudness": Field(pattern=rf"^({AS_MADE}|-\d{{1,2}}(\.\d+)?)$"),
-    }
-    percent = Field(ge=0, le=100) if name.endswith("position") else None
-    kind: Any = Annotated[get_type_hints(Form)[name], limits.get(name, percent)]
-    return TypeAdapter(kind)
 
 
 def too_long(prompt: str, language: Language = Language.EN) -> str | None:
@@ -252,6 +231,71 @@ def loudness_in_words(loudness: float | None, language: Language = Language.EN) 
     return text("form.loudness_is", language, lufs=f"{loudness:g}".replace("-", "−"))
 
 
+def _spec(form: Form) -> tuple[ClipSpec | None, list[str]]:
+    width, height = size_of(form.checkpoint, form.orientation)
+    asked: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "num_frames": form.frames,
+        "fps": form.frames_per_second,
+        "num_inference_steps": steps_of(form.checkpoint, form.quality) if form.steps is None else form.steps,
+        "guidance_scale": form.guidance_scale,
+        "bridge_guidance_scale": form.bridge_guidance_scale,
+        "video_shift": form.video_shift,
+        "audio_shift": form.audio_shift,
+        "negative_prompt": form.negative_prompt,
+        "seed": _seed(form.seed),
+    }
+    try:
+        return ClipSpec(**asked), []
+    except ValidationError as error:
+        return None, problems(error)
+
+
+def _full(form: Form, endpoints: Mapping[str, Endpoint], language: Language) -> tuple[Full, list[str]]:
+    """What Full Workflow is asked for, and what is wrong with it."""
+    said = []
+    if not form.idea.strip() and form.first_frame is None:
+        said.append(text("form.no_idea", language))
+    if len(form.idea) > LONGEST_IDEA:
+        said.append(text("form.idea_too_long", language, count=f"{len(form.idea):,}", most=f"{LONGEST_IDEA:,}"))
+    sound, amiss = _sound(form, language)
+    unable: dict[str, list[str]] = {}
+    for step, sentence in form.unable(endpoints).items():
+        unable.setdefault(sentence, []).append(text(f"form.step_{step}", language))
+    comma = text("form.comma", language)
+    said += amiss + [
+        text("form.unable", language, steps=comma.join(steps), why=translated(sentence, language))
+        for sentence, steps in unable.items()
+    ]
+    full = Full(
+        models=form.choices(endpoints),
+        sound=sound,
+        review=form.waits,
+        painted=form.painted,
+        candidates=form.candidates,
+    )
+    return full, said
+
+
+def _sound(form: Form, language: Language) -> tuple[Sound, list[str]]:
+    """The sound desk, where rows that were left empty don't count and "no music" goes before what it would be."""
+    rows = [(number, row) for number, row in enumerate(form.lines, 1) if any(map(str.strip, row.values()))]
+    music = "" if form.no_music else form.music
+    asked = {"effects": form.effects, "ambience": form.ambience, "music": music, "no_music": form.no_music}
+    try:
+        return Sound.model_validate({"dialogue": [row for _, row in rows], **asked}), []
+    except ValidationError as error:
+        said = []
+        for wrong in error.errors():
+            sentence = translated(wrong["msg"], language)
+            match wrong["loc"]:
+                case ("dialogue", int(place), *_):
+                    sentence = text("form.in_line", language, number=rows[place][0], sentence=sentence)
+            said.append(sentence)
+        return Sound(), said
+
+
 def _seed(text: str) -> int | str:
     text = text.strip()
     if not text:
@@ -267,7 +311,3 @@ def _position(percent: int) -> Position:
     """Along the free axis; the other one has no room, so that any position on it is the same."""
     share = min(max(percent, 0), 100) / 100
     return share, share
-
-
-def _percent(position: Position) -> int:
-    return round(position[0] * 100)

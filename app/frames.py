@@ -12,13 +12,17 @@ from typing import Literal
 import streamlit as st
 from PIL import Image
 
-from app.desk import forget_upload, keep_picture, settings, store
+from app.desk import forget_upload, keep_picture, media_url, settings, store, use_frame
 from app.failures import refusal
-from app.language import t, t_said
+from app.jobs import Status, Wanted
+from app.language import plain, shorten, t, t_said
 from app.store import StoreError
+from app.workflow import POSTER
 from mova.picture import PictureError, fit_picture, open_picture
 
 PLACES = ("first_frame", "last_frame")
+PICTURES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2"]
+CLIPS_TO_CHOOSE_FROM = 6
 
 Axis = Literal["across", "down"]
 
@@ -50,6 +54,17 @@ class Seen:
     preview: bytes | None = None
     axis: Axis | None = None
     problem: str | None = None
+
+
+def draw(place: str, size: tuple[int, int]) -> None:
+    """A frame's upload field; or, once there is one, the frame as the model will see it, and where it is cropped."""
+    seen = as_seen(place, size)
+    if st.session_state[place] is None:
+        _draw_upload(place)
+    else:
+        _draw_seen(place, seen, size)
+    if seen.problem:
+        st.error(plain(seen.problem), icon=":material/broken_image:")
 
 
 def watch_for_paste(place: str) -> None:
@@ -95,6 +110,69 @@ def as_seen(place: str, size: tuple[int, int]) -> Seen:
         return Seen(problem=t("create.frame_gone"))
     seen = _seen(file, size, int(st.session_state.get(f"{place}_position", 50)))
     return replace(seen, problem=t_said(seen.problem)) if seen.problem else seen
+
+
+def _draw_upload(place: str) -> None:
+    widget = f"{place}_upload_{st.session_state.get(f'{place}_turn', 0)}"
+    st.file_uploader(
+        t(f"create.{place}"),
+        type=PICTURES,
+        key=widget,
+        help=t(f"create.{place}_help"),
+        on_change=take_upload,
+        args=(place, widget),
+    )
+    _draw_clips_to_choose_from(place)
+
+
+def _draw_clips_to_choose_from(place: str) -> None:
+    clips = store().find(Wanted(states=(Status.DONE,)), per_page=CLIPS_TO_CHOOSE_FROM).jobs
+    if not clips:
+        return
+    with st.popover(
+        t("create.from_clip"), icon=":material/movie:", help=t("create.from_clip_help"), key=f"{place}_clips"
+    ):
+        for job in clips:
+            with st.container(horizontal=True, vertical_alignment="center", key=f"{place}_{job.id}"):
+                st.image(media_url(job, POSTER), width=112, alt=shorten(job.brief.prompt, 80))
+                for which in ("first", "last"):
+                    st.button(
+                        t(f"create.its_{which}"),
+                        key=f"{place}_{which}_{job.id}",
+                        on_click=use_frame,
+                        args=(job, which, place),
+                    )
+
+
+def _draw_seen(place: str, seen: Seen, size: tuple[int, int]) -> None:
+    width, height = size
+    name = t(f"create.{place}")
+    with st.container(border=True, key=f"{place}_seen"):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"**{name}**", width="content")
+            st.button(
+                t("create.remove"),
+                key=f"{place}_remove",
+                icon=":material/close:",
+                type="tertiary",
+                help=t("create.remove_help"),
+                on_click=drop,
+                args=(place,),
+            )
+        if seen.preview:
+            alt = t("create.cropped_alt", frame=name, width=width, height=height)
+            st.image(seen.preview, width="stretch" if width > height else 240, alt=alt)
+            st.caption(t("create.cropped", width=width, height=height))
+        if seen.axis:
+            # Gray, as the primary colour that Streamlit writes it in is too faint on the dark ground.
+            st.slider(
+                t(f"create.{seen.axis}"),
+                0,
+                100,
+                format=":gray[%d %%]",
+                key=f"{place}_position",
+                persist_state="session",
+            )
 
 
 @st.cache_data(max_entries=32, show_spinner=False)

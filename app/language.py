@@ -17,6 +17,7 @@ DAY = 86_400
 BADGES = {  # Status -> icon and colour
     Status.QUEUED: ("schedule", "gray"),
     Status.RUNNING: ("autorenew", "blue"),
+    Status.REVIEW: ("rate_review", "violet"),
     Status.DONE: ("check", "green"),
     Status.FAILED: ("error", "red"),
     Status.CANCELLED: ("block", "gray"),
@@ -94,6 +95,11 @@ def clock(seconds: float) -> str:
     if minutes < 60:
         return t("common.minutes", minutes=minutes, seconds=f"{rest:02d}")
     return t("common.hours", hours=minutes // 60, minutes=f"{minutes % 60:02d}")
+
+
+def took(seconds: float) -> str:
+    """A measured duration, where tenths of a second tell something: 0.4 s, 12 s, 1:05 min."""
+    return clock(seconds) if seconds >= 10 else t("common.seconds", seconds=f"{seconds:.1f}")
 
 
 def when(epoch: float) -> str:

@@ -27,7 +27,7 @@ from app.desk import (
 )
 from app.failures import show_failure, told
 from app.form import in_words
-from app.jobs import FIRST_FRAME, Job, Mode, Progress, Status
+from app.jobs import Job, Mode, Progress, Status, Step
 from app.language import (
     ago,
     clock,
@@ -39,14 +39,19 @@ from app.language import (
     summary,
     t,
     t_said,
+    took,
     when,
 )
+from app.steps import as_simple
+from app.timeline import show_steps, show_turn, step_name, turn_of
+from app.wording import show_text
 from app.worker import is_running
 from app.workflow import CLIP, POSTER
 from mova.layout import PLAYGROUND_NAME
 
 __all__ = [
     "ago",
+    "as_simple",
     "checkpoints",
     "clock",
     "current_form",
@@ -64,6 +69,7 @@ __all__ = [
     "media_url",
     "open_job",
     "page",
+    "phase_name",
     "plain",
     "settings",
     "share_done",
@@ -73,6 +79,8 @@ __all__ = [
     "show_nothing_yet",
     "show_playground_banner",
     "show_recent",
+    "show_steps",
+    "show_text",
     "status_badge",
     "store",
     "summary",
@@ -80,13 +88,16 @@ __all__ = [
     "t_said",
     "tab_title",
     "told",
+    "took",
+    "turn_of",
     "use_frame",
     "when",
 ]
 
 LOOK_SECONDS = 1.0  # between two looks at a job on its way
 
-# Phase -> its usual share of a job's time, for as long as none was measured.
+AGENTS_SHARE = 0.25  # of a job's time that its agents take together, if it has any
+# Phase of the engine -> its usual share of the engine's time, for as long as none was measured.
 PHASES = {"loading": 0.10, "text": 0.03, "frame": 0.04, "denoising": 0.66, "decoding": 0.14, "writing": 0.03}
 
 
@@ -98,13 +109,21 @@ def show_job(job_id: str) -> None:
             st.header(t("job.not_here"), anchor=False)
             st.caption(t("job.not_here_why"))
         return
+    if job.status.active:
+        st.fragment(_live, run_every=LOOK_SECONDS)(job_id)
+        return
     with st.container(border=True, key="job"):
-        if job.status.active:
-            st.fragment(_live, run_every=LOOK_SECONDS)(job_id)
-        elif job.status is Status.DONE:
+        if job.status is Status.DONE:
             _show_clip(job)
+        elif job.status is Status.REVIEW:
+            _show_review(job)
         else:
             _show_end(job)
+    if job.brief.full and job.status is Status.DONE:
+        with st.expander(t("steps.made"), icon=":material/account_tree:", key="how_it_was_made"):
+            show_steps(job)
+    elif job.brief.full:
+        show_steps(job)
 
 
 def eta_text(job: Job) -> str:
@@ -127,13 +146,21 @@ def is_playground(job: Job) -> bool:
     return Path(job.brief.checkpoint).name == PLAYGROUND_NAME
 
 
-def share_done(progress: Progress | None) -> float:
-    """0 to 1 over the whole job."""
-    names = list(PHASES)
-    if progress is None or progress.phase not in PHASES:
+def share_done(progress: Progress | None, steps: tuple[Step, ...] = ()) -> float:
+    """0 to 1 over the whole job, which begins with these steps of agents."""
+    engine = 1 - AGENTS_SHARE if steps else 1.0
+    shares = {step.value: AGENTS_SHARE / len(steps) for step in steps}
+    shares |= {phase: share * engine for phase, share in PHASES.items()}
+    if progress is None or progress.phase not in shares:
         return 0.0
-    before = sum(PHASES[name] for name in names[: names.index(progress.phase)])
-    return min(before + PHASES[progress.phase] * progress.step / max(progress.total, 1), 1.0)
+    names = list(shares)
+    before = sum(shares[name] for name in names[: names.index(progress.phase)])
+    return min(before + shares[progress.phase] * progress.step / max(progress.total, 1), 1.0)
+
+
+def phase_name(phase: str) -> str:
+    """What is done in that phase of the engine or in that step of an agent."""
+    return t(f"job.{phase}") if phase in PHASES or phase in set(Step) else phase
 
 
 def show_playground_banner(place: DeltaGenerator, folder: Path) -> None:
@@ -172,6 +199,14 @@ def _live(job_id: str) -> None:
     job = store().get(job_id)
     if job is None or not job.status.active:
         st.rerun()
+    with st.container(border=True, key="job"):
+        _show_way(job)
+    if job.brief.full:
+        show_steps(job)
+
+
+def _show_way(job: Job) -> None:
+    """How far a job is that waits or runs."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         status_badge(job.status)
         st.button(
@@ -207,7 +242,7 @@ def _show_waiting(job: Job) -> None:
 
 def _show_progress(job: Job) -> None:
     progress, now = job.progress, time.time()
-    done = share_done(progress)
+    done = share_done(progress, job.brief.steps)
     tab_title(f"{done:.0%}")
     elapsed = t("job.so_far", time=clock(now - (job.started_at or now)))
     if progress is None:
@@ -217,12 +252,12 @@ def _show_progress(job: Job) -> None:
         return
     counted = progress.total > 1
     step = t("job.step", step=min(progress.step + 1, progress.total), total=progress.total) if counted else ""
-    st.progress(done, text=f"**{_phase(progress.phase)}**" + (f" · {step}" if step else ""))
+    st.progress(done, text=f"**{phase_name(progress.phase)}**" + (f" · {step}" if step else ""))
     st.caption(f"{elapsed} · {eta_text(job)}")
     with st.container(horizontal=True, gap="small", key="phases"):
         for phase, seconds in progress.seconds.items():
             if phase != progress.phase:
-                st.caption(f":material/check: {_phase(phase)} {clock(seconds)}", width="content")
+                st.caption(f":material/check: {phase_name(phase)} {clock(seconds)}", width="content")
     if store().mode() is Mode.FINISHING:
         st.caption(f":material/pause: {t('job.finishing')}")
     _show_hang(job, now)
@@ -248,10 +283,6 @@ def _show_hang(job: Job, now: float) -> None:
 def _end_worker(job_id: str) -> None:
     st.session_state.ending = job_id
     store().end_worker()
-
-
-def _phase(phase: str) -> str:
-    return t(f"job.{phase}") if phase in PHASES else phase
 
 
 def _show_clip(job: Job) -> None:
@@ -302,12 +333,21 @@ def _show_clip_actions(job: Job, url: str) -> None:
         )
 
 
+def _show_review(job: Job) -> None:
+    tab_title(t("common.review"))
+    show_turn(job)
+    _show_prompt(job)
+
+
 def _show_end(job: Job) -> None:
     status_badge(job.status)
-    if job.failure:
+    failed = job.failure.step if job.failure else None
+    if failed:
+        st.markdown(t("steps.stopped", step=step_name(failed)))  # its card says why, and has the remedies
+    elif job.failure:
         show_failure(job)
     else:
-        st.markdown(t("job.cancelled"))
+        st.markdown(t("job.cancelled_kept") if job.brief.full else t("job.cancelled"))
         st.button(
             t("failure.do_retry"),
             key=f"retry_{job.id}",
@@ -326,5 +366,5 @@ def _prompt(job: Job, length: int) -> str:
 def _show_prompt(job: Job) -> None:
     with st.container(horizontal=True, wrap=False, gap="small", key="job_prompt"):
         if job.draft.first_frame:
-            st.image(media_url(job, FIRST_FRAME), width=96, alt=t("job.first_frame"))
+            st.image(media_url(job, Path(job.draft.first_frame).name), width=96, alt=t("job.first_frame_alt"))
         st.caption(_prompt(job, 400), width="stretch")

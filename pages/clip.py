@@ -1,12 +1,15 @@
 """A clip's own page: it plays, says how it was made, and is where the next one starts. ``/clip?job=<id>``."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from app import cards, ui
 from app.form import in_words
-from app.jobs import FIRST_FRAME, LAST_FRAME, Job, Rendered, Status
+from app.jobs import LAST_FRAME, Job, Rendered, Status
 from app.workflow import CLIP
 
+READABLE = 900  # pixels across, beyond which lines get too long
 MEMORY = ("rss", "cuda")  # kinds that have a name of their own in the catalogue
 
 
@@ -91,21 +94,41 @@ def restore(job_id: str) -> None:
 
 
 def show_prompt(job: Job) -> None:
-    st.header(ui.t("clip.prompt"), anchor=False)
-    if job.brief.prompt.strip():
-        for paragraph in job.brief.prompt.strip().split("\n\n"):
-            st.markdown(ui.plain(paragraph).replace("\n", "  \n"))
+    """The words that the clip was made from; above them, where agents wrote those, the idea that they began with."""
+    if job.brief.full:
+        show_words("clip.idea", job.brief.prompt)
+    show_words("clip.prompt", job.draft.prompt or "")
+    if job.brief.full and job.draft.prompt:
+        st.button(
+            ui.t("clip.another_take"),
+            key="another_take",
+            icon=":material/casino:",
+            help=ui.t("clip.another_take_help"),
+            on_click=another_take,
+            args=(job,),
+        )
+
+
+def show_words(name: str, words: str) -> None:
+    st.header(ui.t(name), anchor=False)
+    if words.strip():
+        ui.show_text(words.strip())
     else:
         st.caption(ui.t("clip.no_prompt"))
 
 
+def another_take(job: Job) -> None:
+    """The same prompt and first frame in the Create form, with a seed that is open."""
+    simple = ui.as_simple(job)
+    ui.make_another(simple.model_copy(update={"brief": simple.brief.model_copy(update={"random_seed": True})}))
+
+
 def show_frames(job: Job) -> None:
-    given = [
-        (name, ui.t(f"clip.{field}"))
-        for field, name in (("first_frame", FIRST_FRAME), ("last_frame", LAST_FRAME))
-        if getattr(job.brief, field)
-    ]
-    st.header(ui.t("clip.frames"), anchor=False)
+    given = [(Path(job.draft.first_frame).name, ui.t("clip.first_frame"))] if job.draft.first_frame else []
+    if job.brief.last_frame:
+        given.append((LAST_FRAME, ui.t("clip.last_frame")))
+    painted = job.draft.first_frame != job.brief.first_frame
+    st.header(ui.t("clip.painted_frames" if painted else "clip.frames"), anchor=False)
     if not given:
         st.caption(ui.t("clip.text_only"))
     with st.container(horizontal=True, key="frames"):
@@ -148,20 +171,12 @@ def show_making(job: Job) -> None:
     st.header(ui.t("clip.making"), anchor=False)
     cards.show_facts(rows, ui.t("clip.making"))
     if job.progress and job.progress.seconds:
-        times = [(phase_name(phase), duration(seconds)) for phase, seconds in job.progress.seconds.items()]
+        times = [(ui.phase_name(phase), ui.took(seconds)) for phase, seconds in job.progress.seconds.items()]
         st.header(ui.t("clip.times"), anchor=False)
         cards.show_facts(times, ui.t("clip.times"))
     if log := store.log(job.id):
         with st.expander(ui.t("clip.log"), icon=":material/terminal:", key="job_log"):
             st.code(log, language=None, wrap_lines=True, height=300)
-
-
-def duration(seconds: float) -> str:
-    return ui.clock(seconds) if seconds >= 10 else ui.t("common.seconds", seconds=f"{seconds:.1f}")
-
-
-def phase_name(phase: str) -> str:
-    return ui.t(f"job.{phase}") if phase in ui.PHASES else phase
 
 
 def show_clip(job: Job) -> None:
@@ -171,6 +186,9 @@ def show_clip(job: Job) -> None:
         show_actions(job)
         show_prompt(job)
         show_frames(job)
+        if job.brief.full:
+            st.header(ui.t("steps.title"), anchor=False)
+            ui.show_steps(job)
     with facts:
         show_settings(job)
         if job.draft.rendered:
@@ -193,4 +211,5 @@ else:
     elif job.status is Status.DONE:
         show_clip(job)
     else:
-        ui.show_job(job.id)
+        with st.container(width=READABLE, key="on_its_way"):
+            ui.show_job(job.id)

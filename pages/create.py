@@ -1,39 +1,41 @@
-"""Create: a prompt and a first frame become a clip."""
+"""Create: an idea, or a prompt and a first frame, becomes a clip."""
 
 from typing import Any
 
 import streamlit as st
 
-from app import frames, ui
+from app import casting, frames, sounddesk, ui
 from app.checkpoints import checkpoint_folder
+from app.desk import put
+from app.drafts import fitting
 from app.form import (
     KEPT,
     LONGEST,
     LOUDNESS,
+    MODES,
     MOST_TAKES,
     OFFLOADS,
     ORIENTATIONS,
     QUALITIES,
     Form,
     compose,
-    fitting,
     length_of,
     level,
     size_of,
     steps_of,
     too_long,
 )
-from app.jobs import Brief, Status, Wanted
+from app.jobs import Brief
 from app.texts import Language, text
-from app.workflow import POSTER
 from mova.layout import CheckpointInfo
 
 t = ui.t
-PICTURES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2"]
 RECENT = 6
-CLIPS_TO_CHOOSE_FROM = 6
 ENGINES = ["local"]
-EXAMPLES = [text("create.example", language) for language in Language]
+EXAMPLES = {  # field -> its text as the form starts
+    "prompt": "create.example",
+    "idea": "create.idea_example",
+}
 LEVELS = dict(zip(LOUDNESS, ("own", "web", "podcast", "broadcast"), strict=True))
 
 
@@ -52,11 +54,12 @@ def restore(found: dict[str, CheckpointInfo]) -> None:
         return
     chosen = draft.get("checkpoint")
     chosen = chosen if chosen in found else start_checkpoint(found)
-    start = {"prompt": t("create.example"), "offload": settings.offload, "loudness": level(settings.loudness)}
+    start = {"offload": settings.offload, "loudness": level(settings.loudness)}
+    start |= {name: t(key) for name, key in EXAMPLES.items()}
     st.session_state.checkpoint = chosen
     st.session_state.update(fitting(draft, found[chosen], start))
     st.session_state.draft = form_content()
-    st.session_state.example = "prompt" not in draft
+    st.session_state.examples = EXAMPLES.keys() - draft.keys()
 
 
 def form_content() -> dict[str, Any]:
@@ -104,12 +107,42 @@ def start_checkpoint(found: dict[str, CheckpointInfo]) -> str:
     return next(usable, next(iter(found)))
 
 
-def draw_basics(checkpoint: CheckpointInfo) -> None:
-    if st.session_state.example and st.session_state.prompt in EXAMPLES:
-        st.session_state.prompt = t("create.example")  # the switch to another language takes it along
-    st.text_area(t("create.prompt"), key="prompt", height=180, placeholder=t("create.prompt_placeholder"))
+def choose_mode() -> None:
+    words = {mode: f":gray[{t(f'create.mode_{mode}')}]" for mode in MODES}
+    st.segmented_control(
+        t("create.mode"),
+        words,
+        format_func=words.__getitem__,
+        key="mode",
+        required=True,
+        label_visibility="collapsed",
+    )
+    st.caption(t(f"create.mode_{st.session_state.mode}_means"))
+
+
+def draw_words() -> None:
+    """The idea, or the prompt."""
+    for name in st.session_state.examples:  # the switch to another language takes them along
+        if st.session_state[name] in [text(EXAMPLES[name], language) for language in Language]:
+            put(name, t(EXAMPLES[name]))
+    if st.session_state.mode == "full":
+        st.text_area(
+            t("create.idea"), key="idea", height=140, placeholder=t("create.idea_placeholder"), persist_state="session"
+        )
+        return
+    st.text_area(
+        t("create.prompt"),
+        key="prompt",
+        height=180,
+        placeholder=t("create.prompt_placeholder"),
+        persist_state="session",
+    )
     if warning := too_long(st.session_state.prompt, ui.language()):
         st.caption(f":orange[:material/content_cut: {warning}]")
+
+
+def draw_basics(checkpoint: CheckpointInfo) -> None:
+    draw_words()
     shapes = {choice: f":gray[:material/crop_{choice}: {t(f'create.{choice}')}]" for choice in ORIENTATIONS}
     st.segmented_control(
         t("create.orientation"),
@@ -120,7 +153,12 @@ def draw_basics(checkpoint: CheckpointInfo) -> None:
     )
     width, height = size_of(checkpoint, st.session_state.orientation)
     st.caption(t("create.pixels", width=width, height=height))
-    draw_frame("first_frame", checkpoint)
+    frames.draw("first_frame", (width, height))
+    if st.session_state.first_frame is None:
+        if st.session_state.mode == "full":
+            casting.show_painting(form_of(checkpoint))
+        else:
+            st.caption(t("create.text_only"))
     steps = {choice: f":gray[{t(f'create.{choice}')} · {steps_of(checkpoint, choice)}]" for choice in QUALITIES}
     st.segmented_control(
         t("create.quality"),
@@ -166,7 +204,7 @@ def draw_advanced(checkpoint: CheckpointInfo) -> None:
                 )
         draw_machine()
         st.text_area(t("create.negative_prompt"), key="negative_prompt", help=t("create.negative_prompt_help"))
-        draw_frame("last_frame", checkpoint)
+        frames.draw("last_frame", size_of(checkpoint, st.session_state.orientation))
 
 
 def draw_machine() -> None:
@@ -203,83 +241,6 @@ def level_text(loudness: str) -> str:
     return t("create.loudness_set", lufs=loudness.replace("-", "−"))
 
 
-def draw_frame(place: str, checkpoint: CheckpointInfo) -> None:
-    """A frame's upload field; or, once there is one, the frame as the model will see it, and where it is cropped."""
-    size = size_of(checkpoint, st.session_state.orientation)
-    seen = frames.as_seen(place, size)
-    if st.session_state[place] is None:
-        draw_upload(place)
-    else:
-        draw_seen(place, seen, size)
-    if seen.problem:
-        st.error(ui.plain(seen.problem), icon=":material/broken_image:")
-
-
-def draw_upload(place: str) -> None:
-    widget = f"{place}_upload_{st.session_state.get(f'{place}_turn', 0)}"
-    st.file_uploader(
-        t(f"create.{place}"),
-        type=PICTURES,
-        key=widget,
-        help=t(f"create.{place}_help"),
-        on_change=frames.take_upload,
-        args=(place, widget),
-    )
-    draw_clips_to_choose_from(place)
-    if place == "first_frame":
-        st.caption(t("create.text_only"))
-
-
-def draw_clips_to_choose_from(place: str) -> None:
-    clips = ui.store().find(Wanted(states=(Status.DONE,)), per_page=CLIPS_TO_CHOOSE_FROM).jobs
-    if not clips:
-        return
-    with st.popover(
-        t("create.from_clip"), icon=":material/movie:", help=t("create.from_clip_help"), key=f"{place}_clips"
-    ):
-        for job in clips:
-            with st.container(horizontal=True, vertical_alignment="center", key=f"{place}_{job.id}"):
-                st.image(ui.media_url(job, POSTER), width=112, alt=ui.shorten(job.brief.prompt, 80))
-                for which in ("first", "last"):
-                    st.button(
-                        t(f"create.its_{which}"),
-                        key=f"{place}_{which}_{job.id}",
-                        on_click=ui.use_frame,
-                        args=(job, which, place),
-                    )
-
-
-def draw_seen(place: str, seen: frames.Seen, size: tuple[int, int]) -> None:
-    width, height = size
-    name = t(f"create.{place}")
-    with st.container(border=True, key=f"{place}_seen"):
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**{name}**", width="content")
-            st.button(
-                t("create.remove"),
-                key=f"{place}_remove",
-                icon=":material/close:",
-                type="tertiary",
-                help=t("create.remove_help"),
-                on_click=frames.drop,
-                args=(place,),
-            )
-        if seen.preview:
-            alt = t("create.cropped_alt", frame=name, width=width, height=height)
-            st.image(seen.preview, width="stretch" if width > height else 240, alt=alt)
-            st.caption(t("create.cropped", width=width, height=height))
-        if seen.axis:
-            # Gray, as the primary colour that Streamlit writes it in is too faint on the dark ground.
-            st.slider(
-                t(f"create.{seen.axis}"),
-                0,
-                100,
-                format=":gray[%d %%]",
-                key=f"{place}_position",
-                persist_state="session",
-            )
-
-
 def submit(brief: Brief) -> None:
     takes = st.session_state.takes
     with ui.told():
@@ -289,9 +250,10 @@ def submit(brief: Brief) -> None:
 
 
 def ask_about_no_prompt(brief: Brief) -> None:
-    @st.dialog(t("create.no_prompt_title"), icon=":material/chat_bubble:")
+    @st.dialog(t("create.no_idea_title" if brief.full else "create.no_prompt_title"), icon=":material/chat_bubble:")
     def ask() -> None:
-        st.markdown(t("create.no_prompt_frame") if brief.first_frame else t("create.no_prompt_nothing"))
+        by_frame = t("create.no_idea_frame") if brief.full else t("create.no_prompt_frame")
+        st.markdown(by_frame if brief.first_frame else t("create.no_prompt_nothing"))
         if st.button(
             t("create.generate_anyway"), key="generate_anyway", type="primary", on_click=submit, args=(brief,)
         ):
@@ -312,7 +274,10 @@ def draw_generate(brief: Brief | list[str], problems: list[str]) -> None:
     seconds = ui.expected_seconds(brief)
     time = t("create.about_unknown") if seconds is None else t("create.about", time=ui.clock(seconds))
     all_takes = numbers if takes == 1 else t("create.takes_are", takes=takes, summary=numbers)
-    st.caption(f"{all_takes}  \n{time}", text_alignment="center")
+    lines = [all_takes, time]
+    if brief.full and takes > 1:
+        lines.append(t("create.agents_each"))
+    st.caption("  \n".join(lines), text_alignment="center")
     if clicked and problems:
         for sentence in problems:
             st.error(ui.plain(sentence), icon=":material/broken_image:")
@@ -338,21 +303,26 @@ with st.container(horizontal=True, vertical_alignment="bottom", horizontal_align
         icon=":material/restart_alt:",
         type="tertiary",
         help=t("create.start_over_help"),
-        on_click=ui.fill_form,
-        args=({},),
+        on_click=lambda: ui.fill_form({"mode": st.session_state.mode}),
     )
 st.caption(t("create.subtitle"))
 banner = st.container()
 making, watching = st.columns([5, 6], gap="large")
 
 with making:
+    choose_mode()
     checkpoint = choose_checkpoint(checkpoints)
     draw_basics(checkpoint)
+    form = form_of(checkpoint)
+    if form.mode == "full":
+        sounddesk.show_sound_desk(form)
+        casting.show_casting(form)
     draw_advanced(checkpoint)
     form = form_of(checkpoint)
     seen = [frames.as_seen(place, size_of(checkpoint, form.orientation)) for place in frames.PLACES]
     draw_generate(
-        compose(form, data=settings.data, language=ui.language()), [frame.problem for frame in seen if frame.problem]
+        compose(form, data=settings.data, language=ui.language(), endpoints=settings.providers),
+        [frame.problem for frame in seen if frame.problem],
     )
     frames.watch_for_paste("first_frame")
 with ui.told():

@@ -13,6 +13,8 @@ LOOK_SECONDS = 2.0
 SHOWN = 30  # of a long queue; the rest is counted
 ENDED = Wanted(states=(Status.FAILED, Status.INTERRUPTED, Status.CANCELLED))
 ENDED_SHOWN = 6
+TURN = Wanted(states=(Status.REVIEW,))
+TURNS_SHOWN = 6
 ICONS = {"first": "vertical_align_top", "up": "arrow_upward", "down": "arrow_downward", "last": "vertical_align_bottom"}
 
 
@@ -20,6 +22,7 @@ ICONS = {"first": "vertical_align_top", "up": "arrow_upward", "down": "arrow_dow
 def show_queue() -> None:
     jobs, mode, now = store.queue(), store.mode(), time.time()
     name_tab(jobs)
+    show_turns()
     show_controls(mode, any(job.status is Status.RUNNING for job in jobs))
     if jobs:
         finish = store.finish_times(now)
@@ -43,7 +46,7 @@ def name_tab(jobs: list[Job]) -> None:
     if first is None:
         ui.tab_title(ui.t("nav.queue"))
     elif first.status is Status.RUNNING:
-        ui.tab_title(ui.t("queue.tab", percent=round(100 * ui.share_done(first.progress))))
+        ui.tab_title(ui.t("queue.tab", percent=round(100 * ui.share_done(first.progress, first.brief.steps))))
     else:
         ui.tab_title(ui.t("queue.tab_waiting", count=len(jobs)))
 
@@ -113,11 +116,11 @@ def show_progress(job: Job, finish: float | None, now: float) -> None:
     progress = job.progress
     words = ui.t("job.starting")
     if progress is not None:
-        words = f"**{ui.t(f'job.{progress.phase}')}**"
+        words = f"**{ui.phase_name(progress.phase)}**"
         if progress.total > 1:
             step = min(progress.step + 1, progress.total)
             words += " · " + ui.t("job.step", step=step, total=progress.total)
-    st.progress(ui.share_done(progress), text=words)
+    st.progress(ui.share_done(progress, job.brief.steps), text=words)
     elapsed = ui.t("queue.elapsed", time=ui.clock(now - (job.started_at or now)))
     st.caption(f"{elapsed} · {done_at(finish, now)}")
 
@@ -187,6 +190,41 @@ def end_worker(job_id: str) -> None:
     st.session_state.worker_ended_in = job_id
 
 
+def show_turns() -> None:
+    """What waits for its creator before it goes on."""
+    found = store.find(TURN, per_page=TURNS_SHOWN)
+    if not found.jobs:
+        return
+    st.header(ui.t("queue.turn"), icon=":material/rate_review:", anchor=False)
+    for job in found.jobs:
+        with st.container(horizontal=True, vertical_alignment="center", border=True, key=f"turn_{job.id}"):
+            with st.container(width=128, key=f"turn_picture_{job.id}"):
+                cards.poster(job, f"turn_poster_{job.id}")
+            with st.container(width="stretch", gap="xxsmall", key=f"turn_words_{job.id}"):
+                st.markdown(f"**{ui.plain(cards.title_of(job))}**")
+                words = [ui.turn_of(job), *([ui.t("queue.turn_stale")] if job.draft.stale else [])]
+                st.caption(" · ".join((*words, ui.ago(job.finished_at or job.created_at))))
+            show_link(job)
+            if not job.draft.stale:
+                st.button(
+                    ui.t("queue.continue"),
+                    key=f"continue_{job.id}",
+                    icon=":material/play_arrow:",
+                    on_click=store.go_on,
+                    args=(job.id,),
+                )
+            st.button(
+                ui.t("queue.cancel"),
+                key=f"cancel_{job.id}",
+                icon=":material/close:",
+                type="tertiary",
+                on_click=store.cancel,
+                args=(job.id,),
+            )
+    if found.total > len(found.jobs):
+        st.caption(ui.t("queue.more_turns", count=found.total - len(found.jobs)), text_alignment="center")
+
+
 def show_ended() -> None:
     """What came to no clip lately, with the way to try it again."""
     ended = store.find(ENDED, per_page=ENDED_SHOWN).jobs
@@ -200,14 +238,7 @@ def show_ended() -> None:
                 with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"why_{job.id}"):
                     ui.status_badge(job.status)
                     st.caption(why(job), width="content")
-            st.page_link(
-                ui.page("clip"),
-                label=ui.t("queue.open"),
-                icon="",
-                query_params={"job": job.id},
-                width="content",
-                help="",
-            )
+            show_link(job)
             st.button(
                 ui.t("queue.retry_interrupted" if job.status is Status.INTERRUPTED else "queue.retry"),
                 key=f"retry_{job.id}",
@@ -216,6 +247,12 @@ def show_ended() -> None:
                 on_click=store.requeue,
                 args=(job.id,),
             )
+
+
+def show_link(job: Job) -> None:
+    st.page_link(
+        ui.page("clip"), label=ui.t("queue.open"), icon="", query_params={"job": job.id}, width="content", help=""
+    )
 
 
 def why(job: Job) -> str:

@@ -13,7 +13,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = [file for folder in ("app", "agents", "mova", "pages") for file in sorted((ROOT / folder).rglob("*.py"))]
 WITH_STREAMLIT = {
-    f"app/{name}.py" for name in ("__main__", "cards", "desk", "failures", "frames", "language", "main", "server", "ui")
+    f"app/{name}.py"
+    for name in (
+        "__main__",
+        "cards",
+        "casting",
+        "desk",
+        "failures",
+        "frames",
+        "language",
+        "main",
+        "server",
+        "sounddesk",
+        "timeline",
+        "ui",
+        "wording",
+    )
 }
 WITH_TORCH = {"agents/providers/local.py"}  # and mova/
 LIGHT = ("mova.spec", "mova.layout", "mova.picture")  # of mova, what the studio may import anywhere

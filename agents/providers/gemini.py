@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Base64Bytes, BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
+from agents.addresses import key_of, unfit
+from agents.exchange import check_length, check_picture, check_text
+from agents.line import Line, trouble_of, wait_asked
 from agents.models import Ability, Address, Ask, Painted, Painter, Provider, Writer, Written, picture_type
-from agents.providers.dashscope import Line, flaw, wait_asked, wrong_address
 from agents.troubles import AgentError, Trouble
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ API_VERSION = "v1beta"  # some names, such as gemini-flash-latest, exist only th
 NO_KEY = "none"  # for a gateway that wants none; without one google-genai takes a key from the environment
 LIVE_KEYS = "auth_tokens/"  # ephemeral tokens, which are good for live sessions only
 MODEL_NAME = re.compile(r"(?!.*\.\.)[\w./-]+", re.ASCII)
-LONGEST_ANSWER = 20_000  # characters
 SEEDS = 2**31
 # Those that every image model takes: https://ai.google.dev/gemini-api/docs/image-generation
 RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
@@ -47,12 +48,6 @@ REFUSALS = frozenset(
         "MODEL_ARMOR",
     }
 )
-STATUSES = {
-    401: Trouble.BAD_KEY,
-    403: Trouble.BAD_KEY,
-    404: Trouble.NO_SUCH_MODEL,
-    429: Trouble.RATE_LIMIT,
-}
 
 
 class Gemini:
@@ -64,23 +59,23 @@ class Gemini:
         self._line = Line(address, model)
 
     def close(self) -> None:
-        self._line.close()
+        self._line.hang_up(said="the call was cancelled")
 
     def _answer(self, contents: Sequence[bytes | str], **settings: Any) -> _Generated:
         """What the model says to pictures and texts. Raises ``AgentError`` where it says that it won't."""
         if not MODEL_NAME.fullmatch(self._model):
-            raise self._line.trouble(Trouble.NO_SUCH_MODEL, said="no model can have this name")
-        if self._line.key().startswith(LIVE_KEYS):
-            raise self._line.trouble(Trouble.BAD_KEY)
+            raise self._line.error(Trouble.NO_SUCH_MODEL, said="no model can have this name")
+        if key_of(self._address).startswith(LIVE_KEYS):
+            raise self._line.error(Trouble.BAD_KEY)
         body = self._line.insist(lambda: self._generate(contents, settings))
         try:
             answer = _Generated.model_validate_json(body)
         except ValidationError:
-            raise self._line.trouble(Trouble.UNREADABLE, said="its server sent no answer of this API") from None
+            raise self._line.error(Trouble.UNREADABLE, said="its server sent no answer of this API") from None
         if blocked := answer.prompt_feedback.block_reason:
-            raise self._line.trouble(Trouble.REFUSED, said=blocked)
+            raise self._line.error(Trouble.REFUSED, said=blocked)
         if answer.first.finish_reason in REFUSALS:
-            raise self._line.trouble(Trouble.REFUSED, said=answer.first.finish_message or answer.first.finish_reason)
+            raise self._line.error(Trouble.REFUSED, said=answer.first.finish_message or answer.first.finish_reason)
         return answer
 
     def _generate(self, contents: Sequence[bytes | str], settings: dict[str, Any]) -> str:
@@ -110,7 +105,7 @@ class Gemini:
                 httpx_client=http,
             )
             gemini = genai.Client(
-                api_key=self._line.key() or NO_KEY,
+                api_key=key_of(self._address) or NO_KEY,
                 vertexai=False,
                 debug_config=client.DebugConfig(client_mode=None, replays_directory=None, replay_id=None),
                 http_options=options,
@@ -127,12 +122,11 @@ class Gemini:
         except ValidationError:  # the page of a proxy or a gateway
             failure = _Error(message=f"HTTP {error.code}")
         reasons = {detail.reason for detail in failure.details}
-        other = Trouble.OVERLOADED if error.code >= 500 else Trouble.REJECTED
-        trouble = Trouble.BAD_KEY if "API_KEY_INVALID" in reasons else STATUSES.get(error.code, other)
+        trouble = Trouble.BAD_KEY if "API_KEY_INVALID" in reasons else trouble_of(error.code)
         delays = [detail.retry_delay for detail in failure.details if detail.retry_delay]
         headers = error.response.headers if error.response is not None else {}
         wait = _seconds(delays[0]) if delays else wait_asked(headers)
-        return self._line.trouble(trouble, wait=wait, said=failure.message or f"HTTP {error.code}")
+        return self._line.error(trouble, wait=wait, said=failure.message or f"HTTP {error.code}")
 
 
 class GeminiWriter(Gemini):
@@ -145,12 +139,9 @@ class GeminiWriter(Gemini):
             response_mime_type="application/json" if ask.json else None,
         )
         text = answer.text
-        if not text:
-            raise self._line.trouble(Trouble.EMPTY_ANSWER)
+        check_text(self._line, text)
         if answer.first.finish_reason in CUT_OFF:
-            raise self._line.trouble(Trouble.UNREADABLE, said="it was cut off")
-        if len(text) > LONGEST_ANSWER:
-            raise self._line.trouble(Trouble.UNREADABLE, said=f"it is {len(text)} characters long")
+            raise self._line.error(Trouble.UNREADABLE, said="it was cut off")
         usage = answer.usage_metadata
         return Written(text, answer.model_version, usage.prompt_token_count, usage.tokens_out)
 
@@ -163,8 +154,7 @@ class GeminiPainter(Gemini):
         return self._address.longest
 
     def paint(self, prompt: str, width: int, height: int, seed: int | None = None) -> Painted:
-        if self.longest is not None and len(prompt) > self.longest:
-            raise self._line.trouble(Trouble.TOO_LONG, count=len(prompt), longest=self.longest)
+        check_length(self._line, prompt, self.longest)
         answer = self._answer(
             [prompt],
             response_modalities=["IMAGE"],
@@ -174,9 +164,8 @@ class GeminiPainter(Gemini):
         picture = answer.picture
         if picture is None:
             said = answer.text or answer.first.finish_message or "its answer has no picture"
-            raise self._line.trouble(Trouble.NOT_AN_IMAGE, said=said)
-        if wrong := flaw(picture):
-            raise self._line.trouble(Trouble.NOT_AN_IMAGE, said=wrong)
+            raise self._line.error(Trouble.NOT_AN_IMAGE, said=said)
+        check_picture(self._line, picture)
         usage = answer.usage_metadata
         return Painted(picture, answer.model_version, usage.prompt_token_count, usage.tokens_out)
 
@@ -278,12 +267,10 @@ def _seconds(delay: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def _missing(address: Address, model: str, ability: Ability) -> str | None:
-    return wrong_address(address) if address.base_url else None
-
-
 def _connect(address: Address, model: str, ability: Ability) -> Writer | Painter:
     return GeminiPainter(address, model) if ability is Ability.IMAGE else GeminiWriter(address, model)
 
 
-PROVIDER = Provider(abilities=frozenset(Ability), connect=_connect, missing=_missing)
+PROVIDER = Provider(
+    abilities=frozenset(Ability), connect=_connect, missing=lambda address, model, ability: unfit(address)
+)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import importlib.util
-import io
 import json
 import logging
 import math
 import re
-import time
-from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agents.line import Line
+from agents.addresses import base_url_variable, key_of, shown, unfit
+from agents.exchange import check_length, check_picture, check_text, fetched
+from agents.line import USER_AGENT, Line, trouble_of, wait_asked
 from agents.models import Ability, Address, Ask, Painted, Painter, Provider, Writer, Written, picture_type
-from agents.troubles import AgentError, Trouble, insist
+from agents.troubles import AgentError, Trouble
 from agents.unload import unload
 
 if TYPE_CHECKING:
@@ -29,10 +27,6 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 
 logger = logging.getLogger(__name__)
-
-LONGEST_TEXT = 20_000  # characters of an answer
-LARGEST_PICTURE = 64 * 2**20  # bytes
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 # What models of fixed sizes take; later ones (gpt-image-2 and on) and other servers take any multiple of 16.
 GPT_IMAGE_1 = ((1024, 1024), (1536, 1024), (1024, 1536))
@@ -43,7 +37,7 @@ GRAIN = 16  # pixels
 
 # All that is sent besides the body: the SDK would add what it finds in OPENAI_CUSTOM_HEADERS, and what machine this is.
 SENT = frozenset(("host", "connection", "content-length", "transfer-encoding", "authorization"))
-HEADERS = {"accept": "application/json", "content-type": "application/json", "user-agent": "mova-studio"}
+HEADERS = {"accept": "application/json", "content-type": "application/json", "user-agent": USER_AGENT}
 
 NO_KEY = "none"  # the SDK wants one
 
@@ -62,7 +56,6 @@ MINIMAX_USED_UP = 1008
 # A leading block of thoughts; some templates open it in the prompt, so that the answer only closes it.
 THINKING = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z)|.*?^</think>$)", re.DOTALL | re.MULTILINE)
 
-Answer = TypeVar("Answer")
 Form = TypeVar("Form", bound=BaseModel)
 
 
@@ -75,18 +68,9 @@ def missing(address: Address, model: str, ability: Ability) -> str | None:
     """What keeps the address from being used, as far as it can be seen from here."""
     if importlib.util.find_spec("openai") is None:
         return f"{address.title} needs the openai package: pip install openai."
-    variable = address.variable.replace("API_KEY", "BASE_URL")
     if not address.base_url:
-        return f"{address.title} has no address: set {variable}."
-    try:
-        host = httpx.URL(address.base_url).host
-    except httpx.InvalidURL:
-        host = ""
-    if not host:
-        return f"The address of {address.title} can't be read: check {variable}."
-    if not (address.key.isascii() and all(sign.isprintable() and sign != " " for sign in address.key)):
-        return f"The key of {address.title} has signs that no key has: check {address.variable}."
-    return None
+        return f"{address.title} has no address: set {base_url_variable(address)}."
+    return unfit(address)
 
 
 PROVIDER = Provider(abilities=frozenset(Ability), connect=connect, missing=missing)
@@ -101,19 +85,18 @@ class _Server:
         self._address = address
         self._model = model
         self._openai = openai
-        self._line = Line()
+        self._line = Line(address, model)
+        key = key_of(address) or NO_KEY
         self._client = openai.OpenAI(
-            api_key=address.key or NO_KEY,
+            api_key=key,
             admin_api_key="",  # none of these is to be looked for in the environment
             organization="",
             project="",
             webhook_secret="",
             base_url=address.base_url,
-            timeout=address.timeout,
             max_retries=0,  # insist() does that
-            default_headers={"Authorization": f"Bearer {address.key or NO_KEY}"},
+            default_headers={"Authorization": f"Bearer {key}"},
             http_client=openai.DefaultHttpxClient(
-                timeout=address.timeout,
                 follow_redirects=False,  # the key and the words go to that address alone
                 event_hooks={"request": [self._line.watch, _only_what_is_needed]},
             ),
@@ -124,33 +107,28 @@ class _Server:
 
         No connection outlives its call, so that there is nothing else to close.
         """
-        if not self._line.hung_up.is_set():
-            self._line.hang_up()
+        if not self._line.hung_up:
+            self._line.hang_up(said="it was closed")
             unload(self._address, self._model)
 
-    def _insist(self, call: Callable[[], Answer]) -> Answer:
-        """Make a call again where that helps, unless it is closed meanwhile."""
-        started = time.monotonic()
-        answer = insist(lambda: self._once(call), sleep=self._line.hung_up.wait)
-        logger.info("%s at %s: %.1f s", self._model, self._address.title, time.monotonic() - started)
-        return answer
+    def _answer(self, call: Callable[[], object], form: type[Form]) -> Form:
+        return self._line.insist(lambda: self._once(call, form))
 
-    def _once(self, call: Callable[[], Answer]) -> Answer:
-        if self._line.hung_up.is_set():
-            raise self._unreachable("it was closed")
-        with self._line.call(self._address.timeout) as late:
+    def _once(self, call: Callable[[], object], form: type[Form]) -> Form:
+        """One call. The SDK's errors of connections are made httpx's, which the line knows."""
+        with self._line.call(shown(self._address.base_url or "")):
             try:
-                return call()
+                return self._read(call(), form)
             except self._openai.APIStatusError as error:
-                raise self._status(error) from None
-            except (self._openai.APIError, httpx.HTTPError, httpx.InvalidURL) as error:
-                raise self._failure(error, late.is_set()) from None
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                if late.is_set() or self._line.hung_up.is_set():  # cut off in the middle
-                    raise self._failure(error, late.is_set()) from None
-                raise self._error(Trouble.UNREADABLE, said="it is no JSON") from None
+                raise self._refusal(error) from None
+            except self._openai.APITimeoutError as error:  # only connecting has a time limit of the client's
+                raise httpx.ConnectTimeout(str(error)) from None
+            except self._openai.APIError as error:
+                raise httpx.TransportError(str(error.__cause__ or error)) from None
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                raise self._line.error(Trouble.UNREADABLE, said="it is no JSON") from None
 
-    def _form(self, answer: object, form: type[Form]) -> Form:
+    def _read(self, answer: object, form: type[Form]) -> Form:
         """A server's answer with what is needed of it; servers leave out much of what the SDK's types promise."""
         if not isinstance(answer, self._openai.BaseModel):
             raise self._unreachable("it answers with something else than JSON: is its base_url right?")
@@ -159,20 +137,20 @@ class _Server:
         code = said.get("status_code") if isinstance(said, dict) else None
         if code in MINIMAX:
             wait = math.inf if code == MINIMAX_USED_UP else None
-            raise self._error(MINIMAX[code], wait=wait, said=_said(said, "no reason is given"))
+            raise self._line.error(MINIMAX[code], wait=wait, said=_said(said, "no reason is given"))
         if error := fields.get("error"):
-            raise self._error(Trouble.REJECTED, said=_said(error, "no reason is given"))
+            raise self._line.error(Trouble.REJECTED, said=_said(error, "no reason is given"))
         try:
             return form.model_validate(fields)
         except ValidationError:
-            raise self._error(Trouble.UNREADABLE, said="it isn't what OpenAI's API answers") from None
+            raise self._line.error(Trouble.UNREADABLE, said="it isn't what OpenAI's API answers") from None
 
-    def _status(self, error: APIStatusError) -> AgentError:
+    def _refusal(self, error: APIStatusError) -> AgentError:
         """An answer with an HTTP status that isn't 200."""
         status, trouble = error.status_code, _trouble(error)
         said = _said(error.body, f"HTTP {status}")
         if trouble is Trouble.UNREACHABLE and status < 400:
-            to = _shown(error.response.headers.get("location", ""))
+            to = shown(error.response.headers.get("location", ""))
             return self._unreachable(f"it sends on to {to}: set that as its base_url")
         if trouble is Trouble.UNREACHABLE:
             path = error.request.url.path
@@ -180,30 +158,11 @@ class _Server:
         if status == 403 and trouble is Trouble.NO_SUCH_MODEL:
             said = "the key may not use it"  # the server's own words may repeat the key
         # No wait fills an account.
-        wait = math.inf if status == 402 or _code(error) in USED_UP else _wait(error.response.headers)
-        return self._error(trouble, wait=wait, said=said)
-
-    def _failure(self, error: Exception, late: bool) -> AgentError:
-        """The trouble behind a call to which no answer came."""
-        if self._line.hung_up.is_set():
-            return self._unreachable("it was closed")
-        if late or isinstance(error, (self._openai.APITimeoutError, httpx.TimeoutException)):
-            return self._error(Trouble.TIMEOUT, seconds=f"{self._address.timeout:g}")
-        return self._unreachable(str(error.__cause__ or error))
+        wait = math.inf if status == 402 or _code(error) in USED_UP else wait_asked(error.response.headers)
+        return self._line.error(trouble, wait=wait, said=said)
 
     def _unreachable(self, said: str) -> AgentError:
-        return self._error(Trouble.UNREACHABLE, address=_shown(self._address.base_url or ""), said=said)
-
-    def _error(self, trouble: Trouble, *, wait: float | None = None, **values: object) -> AgentError:
-        return AgentError(
-            trouble,
-            secret=self._address.key,
-            wait=wait,
-            endpoint=self._address.title,
-            model=self._model,
-            variable=self._address.variable,
-            **values,
-        )
+        return self._line.error(Trouble.UNREACHABLE, address=shown(self._address.base_url or ""), said=said)
 
 
 class OpenAIWriter(_Server):
@@ -218,14 +177,11 @@ class OpenAIWriter(_Server):
         answer = self._asked(_messages(ask), ask.json)
         choice = answer.choices[0] if answer.choices else _Choice()
         if choice.message.refusal:
-            raise self._error(Trouble.REFUSED, said=choice.message.refusal)
+            raise self._line.error(Trouble.REFUSED, said=choice.message.refusal)
         if choice.finish_reason == "content_filter":
-            raise self._error(Trouble.REFUSED, said="its content filter held the answer back")
+            raise self._line.error(Trouble.REFUSED, said="its content filter held the answer back")
         text = THINKING.sub("", choice.message.content or "").strip()
-        if not text:
-            raise self._error(Trouble.EMPTY_ANSWER)
-        if len(text) > LONGEST_TEXT:
-            raise self._error(Trouble.UNREADABLE, said=f"it is {len(text)} characters long")
+        check_text(self._line, text)
         usage = answer.usage or _Usage()
         return Written(text, answer.model or "", usage.prompt_tokens, usage.completion_tokens)
 
@@ -233,17 +189,15 @@ class OpenAIWriter(_Server):
         create = self._client.chat.completions.create
         if as_json:
             try:
-                return self._insist(
-                    lambda: self._form(
-                        create(model=self._model, messages=messages, response_format={"type": "json_object"}),
-                        _Completion,
-                    )
+                return self._answer(
+                    lambda: create(model=self._model, messages=messages, response_format={"type": "json_object"}),
+                    _Completion,
                 )
             except AgentError as error:
                 if error.trouble is not Trouble.REJECTED:
                     raise
             logger.info("%s is asked again without JSON mode", self._address.title)
-        return self._insist(lambda: self._form(create(model=self._model, messages=messages), _Completion))
+        return self._answer(lambda: create(model=self._model, messages=messages), _Completion)
 
 
 class OpenAIPainter(_Server):
@@ -256,21 +210,12 @@ class OpenAIPainter(_Server):
 
     def paint(self, prompt: str, width: int, height: int, seed: int | None = None) -> Painted:
         """One picture of about that ratio. The seed has no effect: OpenAI's API has none for pictures."""
-        if self.longest is not None and len(prompt) > self.longest:
-            raise self._error(Trouble.TOO_LONG, count=len(prompt), longest=self.longest)
+        check_length(self._line, prompt, self.longest)
         size = "{}x{}".format(*_size(self._model, width, height))
-        answer = self._insist(
-            lambda: self._form(
-                self._client.images.generate(model=self._model, prompt=prompt, size=size),
-                _Pictures,
-            )
-        )
+        generate = self._client.images.generate
+        answer = self._answer(lambda: generate(model=self._model, prompt=prompt, size=size), _Pictures)
         picture = self._picture(answer.data[0] if answer.data else _Picture())
-        try:
-            with Image.open(io.BytesIO(picture), formats=PICTURE_FORMATS) as image:
-                image.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise self._error(Trouble.NOT_AN_IMAGE, said=f"what came can't be opened ({error})") from None
+        check_picture(self._line, picture)
         usage = answer.usage or _PictureUsage()
         return Painted(picture, answer.model or "", usage.input_tokens, usage.output_tokens)
 
@@ -280,30 +225,10 @@ class OpenAIPainter(_Server):
             try:
                 return base64.b64decode(answer.b64_json.rpartition(",")[2])  # after "data:image/png;base64,", if any
             except binascii.Error:
-                raise self._error(Trouble.NOT_AN_IMAGE, said="what came is no base64") from None
-        url = answer.url
-        if not url:
-            raise self._error(Trouble.NOT_AN_IMAGE, said="the answer holds none")
-        return self._insist(lambda: self._fetched(url))
-
-    def _fetched(self, url: str) -> bytes:
-        """The file at an address, which may be anybody's: it isn't told the key."""
-        hooks = {"request": [self._line.watch]}
-        with (
-            httpx.Client(timeout=self._address.timeout, follow_redirects=True, event_hooks=hooks) as http,
-            http.stream("GET", url, headers={"user-agent": HEADERS["user-agent"]}) as answer,
-        ):
-            status = answer.status_code
-            if status == 429 or status >= 500:
-                raise self._error(Trouble.OVERLOADED, wait=_wait(answer.headers), said=f"the picture: HTTP {status}")
-            if status != 200:
-                raise self._error(Trouble.NOT_AN_IMAGE, said=f"where it is said to lie: HTTP {status}")
-            picture = bytearray()
-            for part in answer.iter_bytes():
-                picture += part
-                if len(picture) > LARGEST_PICTURE:
-                    raise self._error(Trouble.NOT_AN_IMAGE, said=f"it has more than {LARGEST_PICTURE} bytes")
-            return bytes(picture)
+                raise self._line.error(Trouble.NOT_AN_IMAGE, said="what came is no base64") from None
+        if answer.url:
+            return fetched(self._line, answer.url)
+        raise self._line.error(Trouble.NOT_AN_IMAGE, said="the answer holds none")
 
 
 class _Lenient(BaseModel):
@@ -389,13 +314,10 @@ def _trouble(error: APIStatusError) -> Trouble:
         (status == 401, Trouble.BAD_KEY),
         (code in REFUSED, Trouble.REFUSED),
         (code in NO_SUCH_MODEL or error.param == "model", Trouble.NO_SUCH_MODEL),
-        (status == 403, Trouble.BAD_KEY),
         (status == 404 and nothing_there, Trouble.UNREACHABLE),
-        (status == 404, Trouble.NO_SUCH_MODEL),
-        (status in (402, 429), Trouble.RATE_LIMIT),
-        (status >= 500, Trouble.OVERLOADED),
+        (status == 402, Trouble.RATE_LIMIT),
     )
-    return next((trouble for holds, trouble in rules if holds), Trouble.REJECTED)
+    return next((trouble for holds, trouble in rules if holds), trouble_of(status))
 
 
 def _code(error: APIStatusError) -> str:
@@ -410,25 +332,3 @@ def _said(body: object, otherwise: str) -> str:
         return otherwise
     found = next((body[name] for name in ("message", "detail", "error", "status_msg") if body.get(name)), otherwise)
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-
-
-def _wait(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks for, which it tells as a number or as a time of day."""
-    said = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None
-
-
-def _shown(url: str) -> str:
-    """An address without what may be secret in it."""
-    try:
-        found = httpx.URL(url)
-    except httpx.InvalidURL:
-        return "another address"
-    return str(found.copy_with(username=None, password=None, query=None, fragment=None)) if found.host else found.path

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
+from agents.exchange import LARGEST_PICTURE, flaw
 from agents.models import Ability, Address, Endpoint, Painter, problem
 from agents.providers import dashscope
-from agents.providers.dashscope import LARGEST_PICTURE, MOST_PIXELS, PROVIDER, flaw, painted_size
+from agents.providers.dashscope import MOST_PIXELS, PROVIDER, painted_size
 from agents.troubles import TRIES, AgentError, Trouble
 from tests.agents.wire import Answer, Request, Wire
 

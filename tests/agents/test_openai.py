@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agents import unload
+from agents import exchange, unload
 from agents.models import Ability, Ask, Endpoint, Painter, Task, Writer, connect_painter, connect_writer, problem
-from agents.providers import openai as provider
 from agents.troubles import TRIES, AgentError, Trouble
 from tests.agents.wire import Answer, Wire
 from tests.agents.wire import wire as loopback
@@ -621,7 +620,7 @@ def test_an_answer_without_a_picture_has_its_trouble(
 def test_an_address_without_a_picture_has_its_trouble(
     wire: Wire, answer: Answer, trouble: Trouble, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "LARGEST_PICTURE", 2048)
+    monkeypatch.setattr(exchange, "LARGEST_PICTURE", 2048)
     told = Answer({"created": 1, "data": [{"url": f"{wire.address}/made.png"}]})
     wire.answer_by = lambda request: told if request.method == "POST" else answer
     with painter(wire, timeout=0.5) as model, pytest.raises(AgentError) as caught:

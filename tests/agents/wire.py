@@ -35,7 +35,7 @@ class Answer:
 
 
 class Wire:
-    """The server: ``answers`` are given in their order, the last one again and again; or by a function of the request."""
+    """The server: ``answers`` are given in turn, the last one again and again; or by a function of the request."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -81,7 +81,7 @@ class Wire:
                 self.end_headers()
                 self.wfile.write(raw)
 
-            do_GET = do_POST = do_DELETE = answer
+            do_GET = do_POST = do_DELETE = answer  # noqa: N815  (names that http.server looks for)
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.troubles import Trouble
 from app.jobs import Kind
 from app.texts import Language, catalogue, language_of, text, translated
 
@@ -69,7 +70,7 @@ def test_what_is_not_known_stays_as_it_is() -> None:
 
 
 def test_every_kind_of_failure_has_its_sentence_and_remedy() -> None:
-    for kind in Kind:
+    for kind in (*Kind, *Trouble):
         assert {f"failure.{kind}", f"failure.{kind}_remedy"} <= set(catalogue())
 
 

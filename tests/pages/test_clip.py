@@ -26,6 +26,25 @@ def test_a_clip_plays_by_url_and_says_how_it_was_made(store: JobStore) -> None:
     assert "made from text only" in text
 
 
+@pytest.mark.parametrize(("language", "words"), [("en", ("Idea", "Prompt")), ("zh", ("想法", "提示词"))])
+def test_a_clip_of_full_workflow_has_its_idea_and_its_prompt(
+    store: JobStore, language: str, words: tuple[str, ...]
+) -> None:
+    page = visit("clip", language, job=stage.full_done(store).id)
+    assert [header.value for header in page.header][:2] == list(words)
+    assert [text.value for text in page.text][:2] == [stage.IDEA, stage.PROMPT]
+    assert "text only" not in shown(page)
+    assert any("/frame-000000000000.png" in image.proto.imgs[0].url for image in page.get("image"))
+
+
+def test_another_take_fills_the_form_with_what_the_agents_made(store: JobStore) -> None:
+    job = stage.full_done(store, seed=42)
+    click(visit("clip", job=job.id), "another_take")
+    form = store.form()
+    assert (form["mode"], form["prompt"], form["seed"]) == ("simple", stage.PROMPT, "")
+    assert (store.data / form["first_frame"]).is_file()
+
+
 def test_chinese(store: JobStore) -> None:
     text = shown(visit("clip", "zh", job=stage.finished(store).id))
     for words in ("提示词", "响度", "真峰值", "各阶段用时", "正在生成画面和声音", "显存峰值", "种子"):

@@ -1,4 +1,4 @@
-"""The Create page, without a browser or a worker."""
+"""The Create page in Simple mode, without a browser or a worker."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from app.settings import ROOT
 from app.store import JobStore
 from mova.playground import make_playground
 from tests.app.conftest import make_brief, picture
+
+
+@pytest.fixture(autouse=True)
+def simple(store: JobStore) -> None:
+    store.keep_form({"mode": "simple"})
 
 
 @pytest.fixture
@@ -492,9 +497,11 @@ def test_a_frame_whose_file_has_gone_is_said_and_holds_the_job_back(page: AppTes
     assert store.history() == []
 
 
-@pytest.mark.parametrize("content", [{"prompt": 3, "takes": 99, "orientation": "round", "seconds": "long"}, {"x": 1}])
+@pytest.mark.parametrize(
+    "content", [{"prompt": 3, "takes": 99, "orientation": "round", "seconds": "long"}, {"x": 1, "lines": [3]}]
+)
 def test_a_draft_of_another_version_does_no_harm(page: AppTest, store: JobStore, content: dict[str, Any]) -> None:
-    store.keep_form(content)
+    store.keep_form({"mode": "simple", **content})
     run(page)
     assert submitted(page, store).prompt.startswith("A lighthouse")
 

@@ -185,3 +185,11 @@ def test_chinese(store: JobStore) -> None:
 def test_a_deleted_clip_is_not_shown(store: JobStore) -> None:
     store.delete(stage.finished(store).id)
     assert "No clips yet" in shown(visit("gallery"))
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "Your turn"), ("zh", "等你查看")])
+def test_a_job_in_review_is_among_all(store: JobStore, language: str, words: str) -> None:
+    stage.in_review(store, idea="It waits.")
+    page = visit("gallery", language, state="all")
+    assert titles(page) == ["It waits."]
+    assert words in shown(page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,46 +10,23 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from app.settings import ROOT
 from app.store import JobStore
 from app.worker import is_running
 from tests.app.conftest import picture, wait_for
 from tests.pages import stage
+from tests.pages.chromium import DRIVES_A_BROWSER, RENDER_MS, navigate, window
 from tests.studio import studio
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--autoplay-policy=no-user-gesture-required",
-]
-RENDER_MS = 240_000  # on two busy cores
-expect.set_options(timeout=30_000)  # everything else, there
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install one to drive the pages"),
-]
+pytestmark = DRIVES_A_BROWSER
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with studio(tmp_path_factory.mktemp("journey")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -60,7 +36,8 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     strangers: list[str] = []
     page.on("request", lambda request: None if address in request.url else strangers.append(request.url))
     page.goto(address)
-    expect(page.get_by_role("button", name="Generate")).to_be_visible(timeout=30_000)
+    page.get_by_role("radio", name="Simple").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_be_visible()
     yield page
     context.close()
     assert not [url for url in strangers if url.startswith("http")], "the pages ask nobody else for anything"
@@ -139,11 +116,6 @@ def test_from_the_first_visit_to_the_gallery(page: Page) -> None:
     expect(page.get_by_text("Made by the playground")).to_be_visible()
 
 
-def navigate(page: Page, name: str) -> None:
-    page.get_by_role("link", name=name, exact=True).click()
-    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
-
-
 # From here on with an engine that only pretends, so that what happens in the middle of a run can be waited for.
 
 
@@ -170,10 +142,6 @@ def store(stage_address: tuple[str, JobStore]) -> Iterator[JobStore]:
     for job in store.queue():
         store.cancel(job.id)
     wait_for(lambda: not store.queue())
-
-
-def window(browser: Browser, **options: object) -> BrowserContext:
-    return browser.new_context(**({"viewport": {"width": 1280, "height": 1000}, "locale": "en-GB"} | options))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 from streamlit.testing.v1 import AppTest
 
-from app.jobs import Mode, Status
+from app.jobs import Mode, Status, Step
 from app.store import JobStore
 from tests.pages import stage
 from tests.pages.stage import click, look, shown, visit
@@ -179,3 +179,42 @@ def test_a_job_that_comes_to_its_end_meanwhile_does_no_harm(store: JobStore) -> 
     store.close(job.id, Status.DONE)
     click(page, f"cancel_{job.id}")
     assert look(store, job.id).status is Status.DONE
+
+
+def test_what_waits_for_its_creator_goes_on_or_is_cancelled(store: JobStore) -> None:
+    first, second = stage.in_review(store, idea="The *first* one."), stage.in_review(store, Step.FIRST_FRAME)
+    page = visit("queue")
+    text = shown(page)
+    for words in ("Waiting for you", "The *first* one.", "Your turn: Video prompt", "Your turn: First frame", "Open"):
+        assert words in text
+    click(page, f"continue_{first.id}")
+    assert look(store, first.id).status is Status.QUEUED
+    click(page, f"cancel_{second.id}")
+    assert look(store, second.id).status is Status.CANCELLED
+    assert "Waiting for you" not in shown(page)
+
+
+def test_what_is_out_of_date_is_decided_on_its_own_page(store: JobStore) -> None:
+    job = stage.stale(store)
+    page = visit("queue", "zh")
+    assert "有内容已过时" in shown(page)
+    assert f"continue_{job.id}" not in [button.key for button in page.button]
+
+
+def test_more_than_a_few_that_wait_are_counted(store: JobStore) -> None:
+    for _ in range(8):
+        stage.in_review(store)
+    assert "and 2 more, in the gallery" in shown(visit("queue"))
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "Writing the video prompt"), ("zh", "正在写视频提示词")])
+def test_an_agents_step_is_told_and_counts(store: JobStore, language: str, words: str) -> None:
+    stage.full_at(store, Step.VIDEO_PROMPT)
+    page = visit("queue", language)
+    assert page.progress[0].text == f"**{words}**"
+    assert page.progress[0].value == 18
+
+
+def test_an_agents_failure_is_named(store: JobStore) -> None:
+    stage.failed_at(store)
+    assert "The model took too long." in shown(visit("queue"))
