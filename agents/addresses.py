@@ -12,15 +12,16 @@ from agents.models import Address
 def unfit(address: Address) -> str | None:
     """A sentence, if the base URL can't be called or the key can't be sent; either may be missing."""
     if address.base_url and not _callable(address.base_url):
-        return f"The address of {address.title} can't be read: check {base_url_variable(address)}."
+        return f"The address of {address.title} can't be read: check {address.base_url_variable}."
     if not sendable(key_of(address)):
         return f"The key of {address.title} has signs that no key has: check {address.variable}."
     return None
 
 
-def base_url_variable(address: Address) -> str:
-    """Where the base URL is set."""
-    return f"STUDIO_PROVIDERS__{address.name.upper()}__BASE_URL"
+def is_here(address: Address) -> bool:
+    """Whether its server is a program on this machine."""
+    host = urlsplit(address.base_url or "").hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def key_of(address: Address) -> str:

@@ -164,6 +164,11 @@ class Address:
         """Where its key is set."""
         return f"STUDIO_PROVIDERS__{self.name.upper()}__API_KEY"
 
+    @property
+    def base_url_variable(self) -> str:
+        """Where its base URL is set."""
+        return f"STUDIO_PROVIDERS__{self.name.upper()}__BASE_URL"
+
 
 @dataclass(frozen=True)
 class Provider:
@@ -207,8 +212,8 @@ def problem(choice: str, ability: Ability, endpoints: Mapping[str, Endpoint]) ->
     model = model or address.models.get(ability, "")
     if not model:
         return AgentError(Trouble.NO_MODEL_NAMED, endpoint=address.title, name=name)
-    if address.needs_key and not address.key:
-        return AgentError(Trouble.MISSING_KEY, endpoint=address.title, variable=address.variable, name=name)
+    if untold := _untold(address):
+        return untold
     if missing := provider.missing(address, model, ability):
         return AgentError(Trouble.NOT_HERE, said=missing)
     return None
@@ -283,6 +288,16 @@ def known() -> dict[str, Known]:
 def picture_type(picture: bytes) -> str:
     """The media type of a picture file, by its first bytes."""
     return next((kind for start, kind in PICTURE_TYPES if picture.startswith(start)), "application/octet-stream")
+
+
+def _untold(address: Address) -> AgentError | None:
+    """What the studio would have to be told first: a key, or that a server without one is there."""
+    if address.needs_key and not address.key:
+        return AgentError(Trouble.MISSING_KEY, endpoint=address.title, variable=address.variable, name=address.name)
+    if address.base_url and not address.needs_key and not address.configured:
+        variable = address.base_url_variable
+        return AgentError(Trouble.NOT_SET_UP, endpoint=address.title, variable=variable, address=address.base_url)
+    return None
 
 
 def _connect(choice: str, ability: Ability, endpoints: Mapping[str, Endpoint]) -> Writer | Painter:

@@ -34,6 +34,7 @@ class Trouble(StrEnum):
     MEMORY = "model_memory"
     CANNOT = "cannot"
     NOT_HERE = "not_here"
+    NOT_SET_UP = "not_set_up"
     NO_MODEL_NAMED = "no_model_named"
     NO_SUCH_PROVIDER = "no_such_provider"
 
@@ -57,6 +58,8 @@ SENTENCES = {
     Trouble.MEMORY: "{model} doesn't fit into the memory of this machine.",
     Trouble.CANNOT: "{endpoint} can't do this: it has no {ability} model here.",
     Trouble.NOT_HERE: "{said}",
+    Trouble.NOT_SET_UP: "{endpoint} isn't set up: set {variable} to its address, such as {address}, then start the "
+    "studio again.",
     Trouble.NO_MODEL_NAMED: "No model is named for {endpoint}: write {name}:model.",
     Trouble.NO_SUCH_PROVIDER: "There is no provider {endpoint}; there are: {known}.",
 }

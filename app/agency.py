@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from agents.addresses import is_here
 from agents.models import (
     Ability,
     Endpoint,
@@ -121,7 +122,8 @@ class Models:
         self.close()
         for step in brief.steps:
             choice, ability = self._key(brief, step)
-            if self._is_here(choice) and problem(choice, ability, self._endpoints) is None:
+            address = address_of(split(choice)[0], self._endpoints)
+            if is_here(address) and problem(choice, ability, self._endpoints) is None:
                 if ability is Ability.IMAGE:
                     connect_painter(choice, self._endpoints).close()
                 else:
@@ -141,12 +143,6 @@ class Models:
     def _is_heavy(self, choice: str) -> bool:
         provider = provider_of(address_of(split(choice)[0], self._endpoints))
         return provider is not None and provider.heavy
-
-    def _is_here(self, choice: str) -> bool:
-        """Whether its server is a program on this machine, whose memory the engine may need."""
-        address = address_of(split(choice)[0], self._endpoints)
-        host = (address.base_url or "").split("://")[-1]
-        return host.startswith(("localhost", "127.", "[::1]"))
 
 
 def attend(call: Callable[[], Result], model: Model, tick: Callable[[], None]) -> Result:

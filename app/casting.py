@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
 
 import streamlit as st
 
+from agents.addresses import is_here
 from agents.models import Ability, address_of, problem, provider_of, split
 from app import agency
 from app.desk import page, put, settings
@@ -140,8 +140,7 @@ def _what_leaves(choices: Mapping[Step, str], unable: Mapping[Step, str]) -> lis
 def _is_far(choice: str) -> bool:
     address = address_of(split(choice)[0], settings().providers)
     provider = provider_of(address)
-    host = urlsplit(address.base_url or "").hostname or ""
-    return provider is not None and provider.remote and host not in ("localhost", "::1") and host[:4] != "127."
+    return provider is not None and provider.remote and not is_here(address)
 
 
 def _is_builtin(choice: str) -> bool:

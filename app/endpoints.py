@@ -79,7 +79,7 @@ def _row(name: str, endpoints: Mapping[str, Endpoint]) -> Row:
         models=_models(address),
         problem=without(wrong, keys) if wrong else None,
         key_variable=address.variable,
-        address_variable=address.variable.removesuffix("API_KEY") + "BASE_URL",
+        address_variable=address.base_url_variable,
         tried=tried(name, endpoints).value,
         heavy=provider is not None and provider.heavy,
         configured=address.configured,
@@ -89,10 +89,10 @@ def _row(name: str, endpoints: Mapping[str, Endpoint]) -> Row:
 
 
 def _problem(address: Address, endpoints: Mapping[str, Endpoint]) -> str | None:
-    """What is wrong with what was set, apart from a key that is missing and a model that is still to be named."""
+    """What is wrong with what was set; what is still to be set has states of its own."""
     ability, provider = tried(address.name, endpoints), provider_of(address)
     error = problem(address.name, ability, endpoints)
-    if error is None or error.trouble is Trouble.MISSING_KEY:
+    if error is None or error.trouble in (Trouble.MISSING_KEY, Trouble.NOT_SET_UP):
         return None
     if error.trouble is Trouble.NO_MODEL_NAMED and provider:
         return None if provider.heavy else provider.missing(address, "", ability)

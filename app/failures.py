@@ -34,7 +34,14 @@ REMEDIES = {
     Kind.UNKNOWN: ("retry", "open_settings"),
 }
 # What is wrong with a model that Settings can tell more about.
-TO_BE_SET = (Trouble.MISSING_KEY, Trouble.BAD_KEY, Trouble.UNREACHABLE, Trouble.NOT_HERE, Trouble.NO_SUCH_PROVIDER)
+TO_BE_SET = (
+    Trouble.MISSING_KEY,
+    Trouble.NOT_SET_UP,
+    Trouble.BAD_KEY,
+    Trouble.UNREACHABLE,
+    Trouble.NOT_HERE,
+    Trouble.NO_SUCH_PROVIDER,
+)
 # What the engine said of these tells more than the kind does.
 TOLD = (Kind.CHECKPOINT, Kind.GONE, Kind.PICTURE, Kind.SETTING, Kind.MEDIA, Kind.UNKNOWN)
 ICONS = {

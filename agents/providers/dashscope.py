@@ -14,7 +14,7 @@ from contextlib import suppress
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
-from agents.addresses import base_url_variable, bearer, unfit
+from agents.addresses import bearer, unfit
 from agents.exchange import check_length, check_picture, fetched
 from agents.line import Line, trouble_of, wait_asked
 from agents.models import Ability, Address, Painted, Provider
@@ -142,7 +142,7 @@ class _Failure(BaseModel):
 def _missing(address: Address, model: str, ability: Ability) -> str | None:
     if address.base_url:
         return unfit(address)
-    return f"{address.title} needs an address: set {base_url_variable(address)} to one that ends in /api/v1."
+    return f"{address.title} needs an address: set {address.base_url_variable} to one that ends in /api/v1."
 
 
 PROVIDER = Provider(

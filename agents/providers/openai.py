@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agents.addresses import base_url_variable, key_of, shown, unfit
+from agents.addresses import key_of, shown, unfit
 from agents.exchange import check_length, check_picture, check_text, fetched
 from agents.line import USER_AGENT, Line, trouble_of, wait_asked
 from agents.models import Ability, Address, Ask, Painted, Painter, Provider, Writer, Written, picture_type
@@ -69,7 +69,7 @@ def missing(address: Address, model: str, ability: Ability) -> str | None:
     if importlib.util.find_spec("openai") is None:
         return f"{address.title} needs the openai package: pip install openai."
     if not address.base_url:
-        return f"{address.title} has no address: set {base_url_variable(address)}."
+        return f"{address.title} has no address: set {address.base_url_variable}."
     return unfit(address)
 
 

@@ -102,7 +102,11 @@ def test_an_endpoint_of_ones_own_needs_a_provider_and_no_key() -> None:
 def test_an_endpoint_that_needs_no_key_is_set_up_only_if_the_studio_was_told_of_it() -> None:
     assert not address_of("ollama", {}).configured
     assert address_of("ollama", {"ollama": Endpoint()}).configured
-    assert problem("ollama", Ability.TEXT, {}) is None, "it may be tried all the same"
+    wrong = problem("ollama", Ability.TEXT, {})
+    assert wrong
+    assert wrong.trouble is Trouble.NOT_SET_UP
+    assert "STUDIO_PROVIDERS__OLLAMA__BASE_URL" in str(wrong)
+    assert problem("ollama", Ability.TEXT, {"ollama": Endpoint()}) is None
 
 
 @pytest.mark.parametrize("told", [{"base_url": "ftp://x"}, {"timeout": 0}, {"timeout": 3601}, {"key": "x"}])

@@ -22,6 +22,12 @@ def page(data: Path) -> AppTest:
     return visit()
 
 
+@pytest.fixture
+def ollama(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is set up; nobody is there, and nobody is asked."""
+    monkeypatch.setenv("STUDIO_PROVIDERS__OLLAMA__BASE_URL", "http://127.0.0.1:9/v1")
+
+
 def asked(page: AppTest, store: JobStore) -> Full:
     """Press Generate; what the one job that this made asks of the agents."""
     full = submitted(page, store).full
@@ -67,6 +73,7 @@ def test_the_page_speaks_chinese(data: Path, store: JobStore) -> None:
     assert run(page).text_area(key="prompt").value.startswith("A lighthouse"), "and the other one"
 
 
+@pytest.mark.usefixtures("ollama")
 def test_switching_modes_loses_nothing(page: AppTest, store: JobStore) -> None:
     run(page)
     page.text_area(key="idea").set_value("My own idea")
@@ -254,6 +261,7 @@ def test_a_refusal_is_said_in_chinese(data: Path, store: JobStore) -> None:
     assert not re.search("There is no", error.value)
 
 
+@pytest.mark.usefixtures("ollama")
 def test_a_typed_model_is_offered_again(page: AppTest, store: JobStore) -> None:
     store.keep_form({"idea": "A ball", "models": {"video_prompt": "ollama:my-own:7b"}})
     run(page)
@@ -261,6 +269,7 @@ def test_a_typed_model_is_offered_again(page: AppTest, store: JobStore) -> None:
     assert asked(page, store).models[Step.VIDEO_PROMPT] == "ollama:my-own:7b"
 
 
+@pytest.mark.usefixtures("ollama")
 def test_what_leaves_the_machine_is_said(page: AppTest, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "leaves this machine" not in shown(run(page))
     assert "The built-in goes by rules" in shown(page)
@@ -320,6 +329,7 @@ def test_each_take_has_agents_of_its_own(page: AppTest, store: JobStore) -> None
     assert [job.brief.full is not None for job in store.history()] == [True, True]
 
 
+@pytest.mark.usefixtures("ollama")
 def test_make_another_fills_full_workflow_with_all_of_it(page: AppTest, store: JobStore) -> None:
     run(page)
     page.text_area(key="idea").set_value("My own idea")

@@ -85,15 +85,18 @@ def ask(page: Page, model: str, title: str) -> None:
     for step in (Step.IMAGE_PROMPT, Step.ELEMENTS, Step.VIDEO_PROMPT):
         choice = expander.locator(f".st-key-model_{step} input")
         choice.fill(model)
+        expect(page.get_by_role("option").first).to_be_visible()
         choice.press("Enter")
+        expect(page.get_by_role("option").first).to_be_hidden()
         settle(page)
+        expect(choice).to_have_value(model)
     expect(expander.locator("summary")).to_contain_text(title)
     expander.get_by_role("radio", name="Review").click()
 
 
 def settle(page: Page) -> None:
     """Wait until the page has answered: a list of models that is drawn anew forgets what is typed into it just then."""
-    page.wait_for_timeout(200)
+    page.wait_for_timeout(500)
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
