@@ -83,7 +83,10 @@ def test_broken_secrets_are_said(secrets: Path) -> None:
 
 def test_the_example_of_secrets_is_valid_when_uncommented(secrets: Path) -> None:
     example = (settings.ROOT / ".streamlit" / "secrets.toml.example").read_text()
-    secrets.write_text("\n".join(line.removeprefix("# ") if " = " in line else line for line in example.splitlines()))
+    lines = [
+        line.removeprefix("# ") if " = " in line or line.startswith("# [") else line for line in example.splitlines()
+    ]
+    secrets.write_text("\n".join(lines))
     assert load().loudness == -14
 
 
