@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.models import provider_names
+
 ROOT = Path(__file__).parent.parent
 FILES = [file for folder in ("app", "agents", "mova", "pages") for file in sorted((ROOT / folder).rglob("*.py"))]
 WITH_STREAMLIT = {
@@ -74,6 +76,10 @@ def test_imports_only_what_it_may(file: Path) -> None:
         ("app.worker", ("torch", "streamlit", "av")),
         ("app.supervisor", ("torch", "streamlit")),
         ("app.server", ("torch", "av")),
+        *(
+            (f"agents.providers.{name}", ("torch", "transformers", "openai", "google.genai"))
+            for name in provider_names()
+        ),
         ("app.ui", ("torch", "av")),
         *((module, ("torch", "diffusers", "transformers")) for module in LIGHT),
     ],
