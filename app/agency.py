@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # between two looks whether a job is still wanted
 LET_GO_SECONDS = 5.0  # for a call that was given up to end; after that it ends by its own timeout
 
+SEE_OFF_SECONDS = 300.0  # for weights to be loaded to their end, before others come
+
 # What each step asks of its model.
 ABILITIES = {
     Step.IMAGE_PROMPT: Ability.TEXT,
@@ -81,6 +83,12 @@ def usual(step: Step, endpoints: Mapping[str, Endpoint]) -> str:
     return next((each for each in ready if split(each)[0] != BUILTIN), next(iter(ready), BUILTIN))
 
 
+def is_heavy(choice: str, endpoints: Mapping[str, Endpoint]) -> bool:
+    """Whether its provider loads weights into this process."""
+    provider = provider_of(address_of(split(choice)[0], endpoints))
+    return provider is not None and provider.heavy
+
+
 class Models:
     """Connections of one run, each made when it is first asked for.
 
@@ -96,7 +104,7 @@ class Models:
     def writer(self, brief: Brief, step: Step) -> Writer:
         """The one that the brief has chosen for this step. Raises ``AgentError``."""
         choice, ability = self._key(brief, step)
-        found = self._open.get((choice, ability))
+        found = self._open.get((choice, ability)) or self._sees(choice)
         if not isinstance(found, Writer):
             self._prepare(choice)
             found = self._open[choice, ability] = connect_writer(choice, ability, self._endpoints)
@@ -120,6 +128,7 @@ class Models:
     def release(self, brief: Brief) -> None:
         """Let all models of this brief go, those too that an earlier run has left in another server's memory."""
         self.close()
+        _see_off()
         for step in brief.steps:
             choice, ability = self._key(brief, step)
             address = address_of(split(choice)[0], self._endpoints)
@@ -133,16 +142,17 @@ class Models:
         assert brief.full
         return brief.full.models.get(step, ""), ABILITIES[step]
 
-    def _prepare(self, choice: str) -> None:
-        if not self._is_heavy(choice):
-            return
-        for key in [key for key in self._open if self._is_heavy(key[0]) and key[0] != choice]:
-            self._open.pop(key).close()
-        self._make_room()
+    def _sees(self, choice: str) -> Model | None:
+        """Weights of that choice which are here already: those that see can write as well, and need no second place."""
+        return self._open.get((choice, Ability.VISION)) if is_heavy(choice, self._endpoints) else None
 
-    def _is_heavy(self, choice: str) -> bool:
-        provider = provider_of(address_of(split(choice)[0], self._endpoints))
-        return provider is not None and provider.heavy
+    def _prepare(self, choice: str) -> None:
+        if not is_heavy(choice, self._endpoints):
+            return
+        for key in [key for key in self._open if is_heavy(key[0], self._endpoints)]:
+            self._open.pop(key).close()
+        _see_off()
+        self._make_room()
 
 
 def attend(call: Callable[[], Result], model: Model, tick: Callable[[], None]) -> Result:
@@ -171,8 +181,19 @@ def attend(call: Callable[[], Result], model: Model, tick: Callable[[], None]) -
         began = time.monotonic()
         model.close()
         thread.join(LET_GO_SECONDS)
+        _given_up.append(thread)
         log.info("A call was given up; it ended %.1f s later", time.monotonic() - began)
         raise
     if errors:
         raise errors[0]
     return results[0]
+
+
+_given_up: list[threading.Thread] = []  # calls whose jobs didn't wait for their end
+
+
+def _see_off() -> None:
+    """Wait for calls that were given up: one may be in the middle of loading weights, which nothing can stop."""
+    deadline = time.monotonic() + SEE_OFF_SECONDS
+    while _given_up:
+        _given_up.pop().join(max(0.0, deadline - time.monotonic()))

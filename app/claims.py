@@ -44,7 +44,10 @@ class Claims(Records):
     def save(self, job_id: str, draft: Draft, made: Version | None = None) -> None:
         """Keep what is known of a job so far, and what a step has just brought about."""
         with self._connect() as db, transaction(db):
-            db.execute("UPDATE jobs SET draft = ? WHERE id = ?", (draft.model_dump_json(), job_id))
+            db.execute(  # one that its creator has taken back meanwhile has a draft of its own
+                "UPDATE jobs SET draft = ? WHERE id = ? AND status IN ('running', 'queued')",
+                (draft.model_dump_json(), job_id),
+            )
             if made:
                 keep_version(db, job_id, made)
 

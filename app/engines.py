@@ -35,6 +35,10 @@ class Engine(Protocol):
     def free(self) -> None:
         """Give back the memory that the weights take; the next ``render`` loads them again."""
 
+    @property
+    def loaded(self) -> bool:
+        """Whether it holds weights."""
+
     def machine(self) -> Machine:
         """What the last clip was made on, as far as known."""
 
@@ -78,6 +82,11 @@ class LocalEngine:
         self._loaded = None
         gc.collect()
         release_memory()
+
+    @property
+    def loaded(self) -> bool:
+        """As ``Engine.loaded``."""
+        return self._loaded is not None
 
     def machine(self) -> Machine:
         """As ``Engine.machine``."""

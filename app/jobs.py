@@ -172,6 +172,7 @@ class Draft(BaseModel, frozen=True):
     """What is known so far; each stage of the workflow fills one blank (``None``).
 
     ``unfinished`` is what the step under way has paid for already, so that a worker that dies doesn't pay twice.
+    ``painted`` counts the frames that were kept so far: each has a seed of its own, also where they are painted again.
     ``passed`` are the steps that the creator let pass, ``stale`` those whose input has been changed since they ran.
     """
 
@@ -182,6 +183,7 @@ class Draft(BaseModel, frozen=True):
     clip: str | None = None
     rendered: Rendered | None = None
     unfinished: tuple[Version, ...] = ()
+    painted: int = 0
     passed: frozenset[Step] = frozenset()
     stale: frozenset[Step] = frozenset()
 

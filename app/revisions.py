@@ -13,7 +13,7 @@ from typing import Any
 from app import shelf
 from app.claims import Claims, keep_version
 from app.jobs import BLANKS, Brief, Draft, Job, Status, Step, Version
-from app.records import HERE, SELECT, to_job
+from app.records import HERE, SELECT, Model, to_job
 from app.schema import transaction
 
 # The position that a queued job gets at either end.
@@ -109,9 +109,11 @@ class Revisions(Claims):
                 return None
             if job.status is Status.DONE:
                 job = self._copy(db, job)
-                made = made and _moved(made, job_id, job.id)
             brief, draft = change(job.brief, job.draft)
-            draft = draft.model_copy(update={"clip": None, "rendered": None})
+            for version in () if draft.unfinished else job.draft.unfinished:
+                keep_version(db, job.id, version)  # what a step that failed has brought about all the same
+            draft = _moved(draft.model_copy(update={"clip": None, "rendered": None}), job_id, job.id)
+            made = made and _moved(made, job_id, job.id)
             ended = "'queued'" if queue else "'review'"
             db.execute(
                 f"""UPDATE jobs SET brief = ?, draft = ?, status = {ended}, position = {FIRST}, cancel = 0,
@@ -158,8 +160,9 @@ def _filled(brief: Brief, draft: Draft, step: Step, blank: str) -> Draft:
     )
 
 
-def _moved(version: Version, old: str, new: str) -> Version:
-    return Version.model_validate_json(version.model_dump_json().replace(old, new))
+def _moved(value: Model, old: str, new: str) -> Model:
+    """The value with the paths into one job's folder leading into another's."""
+    return type(value).model_validate_json(value.model_dump_json().replace(old, new)) if old != new else value
 
 
 def _link(source: Path, target: Path) -> None:

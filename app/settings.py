@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -86,8 +87,16 @@ def load(**given: Any) -> Settings:
 
 def secrets(endpoints: Mapping[str, Endpoint]) -> tuple[str, ...]:
     """Every key that the studio was told, in the clear: what may stand in no log and no failure."""
-    keys = (endpoint.api_key for endpoint in endpoints.values())
-    return tuple(value for key in keys if key and (value := key.get_secret_value()))
+    keys = [endpoint.api_key.get_secret_value().strip() for endpoint in endpoints.values() if endpoint.api_key]
+    passwords = [_password(endpoint.base_url or "") for endpoint in endpoints.values()]
+    return tuple(secret for secret in (*keys, *passwords) if secret)
+
+
+def _password(url: str) -> str | None:
+    try:
+        return urlsplit(url).password
+    except ValueError:  # no address; whoever wants to use it says so
+        return None
 
 
 def _sentence(item: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -13,7 +13,7 @@ from typing import TypeVar
 from agents import elements, first_frame, rewriter
 from agents.checker import Asked, check
 from agents.elements import Elements
-from agents.models import Endpoint, Model, Painted, Written, split
+from agents.models import Endpoint, Model, Painted, Written, address_of, split
 from agents.troubles import AgentError
 from app.agency import attend, problems
 from app.jobs import BLANKS, CENTRE, Brief, Draft, Job, Position, Step, Version
@@ -42,29 +42,40 @@ def check_models(job: Job, endpoints: Mapping[str, Endpoint]) -> None:
         StepError: one can't.
     """
     for step, error in problems(job.brief, endpoints).items():
-        if job.draft.of(step) is None:
+        if not _is_done(step, job.brief, job.draft) or (step is Step.IMAGE_PROMPT and _is_to_shorten(job, endpoints)):
             raise StepError(step, error)
 
 
-def _stage(step: Step, run: Callable[[Brief, Draft, Context], Draft]) -> Stage:
-    def done(brief: Brief, draft: Draft) -> bool:
-        return step not in brief.steps or draft.of(step) is not None
+def _is_done(step: Step, brief: Brief, draft: Draft) -> bool:
+    needless = step is Step.IMAGE_PROMPT and draft.first_frame is not None  # the creator has brought a picture
+    return needless or step not in brief.steps or draft.of(step) is not None
 
+
+def _is_to_shorten(job: Job, endpoints: Mapping[str, Endpoint]) -> bool:
+    """Whether the image prompt has to be written once more, as the painter takes less."""
+    if job.brief.full is None or job.draft.first_frame is not None:
+        return False
+    longest = address_of(split(job.brief.full.models[Step.FIRST_FRAME])[0], endpoints).longest
+    return longest is not None and len(job.draft.image_prompt or "") > longest
+
+
+def _stage(step: Step, run: Callable[[Brief, Draft, Context], Draft]) -> Stage:
     def filled(brief: Brief, draft: Draft, context: Context) -> Draft:
         try:
             return run(brief, draft, context)
         except AgentError as error:
             raise StepError(step, error) from error
 
-    return Stage(step, done, filled, step)
+    return Stage(step, partial(_is_done, step), filled, step)
 
 
 def _image_prompt(brief: Brief, draft: Draft, context: Context) -> Draft:
     step, spec = Step.IMAGE_PROMPT, brief.spec
-    writer, painter = context.models.writer(brief, step), context.models.painter(brief)
+    longest = context.models.painter(brief).longest
+    writer = context.models.writer(brief, step)  # after the painter: weights of this machine go one after the other
     watch = _Watch(step, context)
     written = watch(
-        lambda: first_frame.write_image_prompt(writer, brief.prompt, spec.width, spec.height, painter.longest), writer
+        lambda: first_frame.write_image_prompt(writer, brief.prompt, spec.width, spec.height, longest), writer
     )
     version = watch.version(brief, written.text, given=brief.prompt, answers=(written,))
     return _keep(context, draft, version, written.text)
@@ -74,28 +85,33 @@ def _first_frame(brief: Brief, draft: Draft, context: Context) -> Draft:
     """Candidates one by one, each kept as soon as it is there; the first is in force unless another is chosen."""
     step, spec = Step.FIRST_FRAME, brief.spec
     assert brief.full
-    endpoint = split(brief.full.models[step])[0]
-    painter, asked = context.models.painter(brief), draft.image_prompt or ""
-    candidates = list(draft.unfinished)
-    prompt = candidates[0].given if candidates else _short_enough(brief, asked, painter.longest, context)
-    while len(candidates) < brief.full.candidates:
-        seed = (spec.seed + len(candidates)) % (MAX_SEED + 1)
-        watch = _Watch(step, context, (len(candidates), brief.full.candidates))
+    draft = _shortened(brief, draft, context)
+    parts = list(draft.unfinished)
+    prompt = parts[0].given if parts else draft.image_prompt or ""
+    endpoint, painter = split(brief.full.models[step])[0], context.models.painter(brief)
+    while (painted := sum(bool(part.pictures) for part in parts)) < brief.full.candidates:
+        seed = (spec.seed + draft.painted + painted) % (MAX_SEED + 1)
+        watch = _Watch(step, context, (painted, brief.full.candidates))
         paint = partial(first_frame.paint, painter, prompt, spec.width, spec.height, seed, endpoint=endpoint)
-        painted = watch(paint, painter)
-        picture = _keep_frame(painted.picture, brief, context)
-        candidates.append(watch.version(brief, "", given=prompt, answers=(painted,), pictures=(picture,)))
-        draft = draft.model_copy(update={"unfinished": tuple(candidates)})
-        context.save(draft)
-    version = candidates[-1].model_copy(
-        update={
-            "pictures": tuple(dict.fromkeys(path for made in candidates for path in made.pictures)),
-            "seconds": sum(made.seconds for made in candidates),
-            "tokens_in": _sum(made.tokens_in for made in candidates),
-            "tokens_out": _sum(made.tokens_out for made in candidates),
-        }
-    )
-    return _keep(context, draft, version, version.pictures[0])
+        answer = watch(paint, painter)
+        picture = _keep_frame(answer.picture, brief, context)
+        parts.append(watch.version(brief, "", given=prompt, answers=(answer,), pictures=(picture,)))
+        draft = _note(draft, tuple(parts), context)
+    pictures = tuple(dict.fromkeys(path for part in parts for path in part.pictures))
+    draft = draft.model_copy(update={"painted": draft.painted + brief.full.candidates})
+    return _keep(context, draft, _together(parts).model_copy(update={"pictures": pictures}), pictures[0])
+
+
+def _shortened(brief: Brief, draft: Draft, context: Context) -> Draft:
+    """The draft with the image prompt written shorter, where the painter takes no more; it is what is painted from."""
+    prompt, longest = draft.image_prompt or "", context.models.painter(brief).longest
+    if draft.unfinished or longest is None or len(prompt) <= longest:
+        return draft
+    assert brief.full
+    writer, endpoint = context.models.writer(brief, Step.IMAGE_PROMPT), split(brief.full.models[Step.FIRST_FRAME])[0]
+    watch = _Watch(Step.FIRST_FRAME, context)
+    answer = watch(lambda: first_frame.shorten(writer, prompt, longest, endpoint=endpoint), writer)
+    return _note(draft, (watch.version(brief, "", given=answer.text, answers=(answer,)),), context)
 
 
 def _elements(brief: Brief, draft: Draft, context: Context) -> Draft:
@@ -134,8 +150,7 @@ def _video_prompt(brief: Brief, draft: Draft, context: Context) -> Draft:
     version = draft.unfinished[0] if draft.unfinished else write(None)
     if version.findings:
         if not draft.unfinished:
-            draft = draft.model_copy(update={"unfinished": (version,)})
-            context.save(draft)
+            draft = _note(draft, (version,), context)
         version = _better(version, write(version))
     return _keep(context, draft, version, version.text)
 
@@ -143,23 +158,25 @@ def _video_prompt(brief: Brief, draft: Draft, context: Context) -> Draft:
 def _better(first: Version, second: Version) -> Version:
     """The one with fewer findings, the later if they are even; what both took is counted."""
     best = first if len(first.findings) < len(second.findings) else second
-    return best.model_copy(
+    return _together((first, second)).model_copy(update={"text": best.text, "findings": best.findings})
+
+
+def _together(parts: Sequence[Version]) -> Version:
+    """The last of a step's parts, with what all of them took."""
+    return parts[-1].model_copy(
         update={
-            "seconds": first.seconds + second.seconds,
-            "tokens_in": _sum((first.tokens_in, second.tokens_in)),
-            "tokens_out": _sum((first.tokens_out, second.tokens_out)),
+            "seconds": sum(part.seconds for part in parts),
+            "tokens_in": _sum(part.tokens_in for part in parts),
+            "tokens_out": _sum(part.tokens_out for part in parts),
         }
     )
 
 
-def _short_enough(brief: Brief, prompt: str, longest: int | None, context: Context) -> str:
-    """The image prompt, rewritten where the painter takes no more than that many characters."""
-    if longest is None or len(prompt) <= longest:
-        return prompt
-    assert brief.full
-    writer, endpoint = context.models.writer(brief, Step.IMAGE_PROMPT), split(brief.full.models[Step.FIRST_FRAME])[0]
-    watch = _Watch(Step.FIRST_FRAME, context)
-    return watch(lambda: first_frame.shorten(writer, prompt, longest, endpoint=endpoint), writer).text
+def _note(draft: Draft, unfinished: tuple[Version, ...], context: Context) -> Draft:
+    """The draft with what the step under way has paid for so far, saved."""
+    draft = draft.model_copy(update={"unfinished": unfinished})
+    context.save(draft)
+    return draft
 
 
 class _Watch:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from agents.models import Endpoint
 from app import workflow
-from app.agency import Models
+from app.agency import Models, is_heavy
 from app.engines import Engine, open_engine
 from app.explain import explain, without
 from app.jobs import CLOSED, HUNG_SECONDS, Cancelled, Draft, Failure, Job, Kind, Progress, Status, Step, Version, Worker
@@ -99,11 +99,11 @@ def serve(
             engine = engine or engine_factory()
             _present(store, stop, job.id, loaded=loaded)
             failure = work(store, job, engine, stop, clock, endpoints)
-            loaded = failure is None or failure.kind not in OUT_OF_MEMORY
-            if not loaded:
+            if failure and failure.kind in OUT_OF_MEMORY:
                 engine.free()
+            loaded = engine.loaded
             _present(store, stop, loaded=loaded)
-            if failure and DEVICE_FAULT in failure.details and loaded:
+            if failure and _device_failed(failure, job, endpoints):
                 raise DeviceFault
         elif _insist(store.take_free, stop):
             if engine:
@@ -116,6 +116,13 @@ def serve(
             swept = clock()
         else:
             stop.wait(IDLE_SECONDS)
+
+
+def _device_failed(failure: Failure, job: Job, endpoints: Mapping[str, Endpoint]) -> bool:
+    """Whether this process's own device did; a server may say the same of its own."""
+    full = job.brief.full
+    elsewhere = full and failure.step and not is_heavy(full.models.get(failure.step, ""), endpoints)
+    return DEVICE_FAULT in failure.details and failure.kind not in OUT_OF_MEMORY and not elsewhere
 
 
 def work(

@@ -93,3 +93,12 @@ def test_stays_light(module: str, absent: tuple[str, ...]) -> None:
 def test_no_standard_name_is_taken() -> None:
     """Streamlit puts app/ first on sys.path."""
     assert not {file.stem for file in (ROOT / "app").glob("*.py")} & (sys.stdlib_module_names - {"__main__"})
+
+
+def test_every_file_has_its_line_in_contributing() -> None:
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = [f"`{parent}/`" for parent in ("agents/builtin", "agents/local", "agents/providers", "agents/prompts")]
+    assert all(folder in told for folder in folders)
+    names = [file.relative_to(ROOT).as_posix() for file in FILES if file.name != "__init__.py"]
+    rest = [name for name in names if f"`{Path(name).parent.as_posix()}/`" not in folders]
+    assert [name for name in rest if f"`{name}`" not in told] == []

@@ -4,7 +4,9 @@ import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from agents.models import Endpoint
 from app import settings
 from app.origins import in_force
 from app.settings import SettingsError, load
@@ -127,6 +129,15 @@ def test_a_slip_with_a_key_is_explained_without_it(monkeypatch: pytest.MonkeyPat
         load()
     told = "".join(traceback.format_exception(caught.value))
     assert PLANTED not in told
+
+
+def test_every_secret_is_known_also_where_it_was_copied_with_blanks() -> None:
+    endpoints = {
+        "a": Endpoint(api_key=SecretStr(f" {PLANTED}\n")),
+        "b": Endpoint(base_url="http://me:hunter2@192.0.2.7/v1"),
+        "c": Endpoint(base_url="http://["),
+    }
+    assert settings.secrets(endpoints) == (PLANTED, "hunter2")
 
 
 def test_what_is_in_force_is_shown_without_the_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from app.settings import ROOT
 from app.store import JobStore
 from mova.picture import open_picture
 from tests.agents.wire import Answer
-from tests.app.conftest import ended, found, picture, wait_for
+from tests.app.conftest import ended, found, make_brief, picture, wait_for
 from tests.app.fakes import FakeEngine
 from tests.app.script import IDEA, IMAGE_PROMPT, KEY, PROMPT, STILL, Script, full_brief, script
 
@@ -200,6 +200,110 @@ def test_a_finished_clip_stays_as_it_is_and_its_copy_runs_on(store: JobStore, mo
     store.purge(0)
     assert frames[1].is_file()
     assert not store.versions(first.id)
+
+
+@pytest.mark.parametrize("how", ["choose", "use", "bring"])
+def test_another_frame_on_a_finished_clip_lies_in_its_copy(store: JobStore, models: Script, how: str) -> None:
+    models.answers["paint"] = [Answer(picture(96, 64, colour)) for colour in ("red", "blue")]
+    store.submit(full_brief(candidates=2))
+    first = run(store, models)
+    (painted,) = store.versions(first.id)[Step.FIRST_FRAME]
+    match how:
+        case "choose":
+            copy = store.choose(first.id, painted.pictures[1])
+        case "use":
+            copy = store.use(first.id, painted)
+        case _:
+            copy = store.bring(first.id, picture(40, 30, "green"))
+    assert copy
+    frame = copy.draft.first_frame or ""
+    assert frame.startswith(f"{copy.folder}/")
+    assert (store.data / frame).is_file()
+    assert any(frame in version.pictures for version in store.versions(copy.id)[Step.FIRST_FRAME])
+    assert found(store, first) == first
+    store.delete(first.id)
+    store.purge(0)
+    store.run_from(copy.id, Step.FIRST_FRAME)
+    assert run(store, models).status is Status.DONE
+
+
+def test_a_frame_that_is_painted_again_has_another_seed(store: JobStore, models: Script) -> None:
+    store.submit(full_brief(candidates=2, review=frozenset({Step.FIRST_FRAME})))
+    job = run(store, models)
+    store.run_from(job.id, Step.FIRST_FRAME, again=True)
+    run(store, models)
+    assert [said["user"].split()[-1] for said in models.said("paint")] == ["7", "8", "9", "10"]
+
+
+def test_a_prompt_that_was_shortened_is_paid_once(
+    store: JobStore, models: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.providers.scripted.Scripted.longest", 30)
+    models.says(shorten="A red ball on a floor.")
+    models.answers["paint"] = [Answer(b"no", 400), Answer(picture(96, 64))]
+    job = store.submit(full_brief())
+    assert run(store, models).status is Status.FAILED
+    store.requeue(job.id)
+    assert run(store, models).status is Status.DONE
+    assert models.asked.count("shorten") == 1
+    assert models.said("paint")[1]["user"].startswith("A red ball on a floor.")
+    (version,) = store.versions(job.id)[Step.FIRST_FRAME]
+    assert version.given == "A red ball on a floor."
+    assert len(version.pictures) == 1
+
+
+def test_a_picture_of_ones_own_needs_no_image_prompt(store: JobStore, models: Script) -> None:
+    models.answers["image_prompt"] = [Answer(b"no", 400)]
+    store.submit(full_brief())
+    job = run(store, models)
+    store.bring(job.id, picture(40, 30, "blue"))
+    store.go_on(job.id)
+    assert run(store, models).status is Status.DONE
+    assert models.asked == ["image_prompt", "elements", "video_prompt"]
+
+
+def test_what_a_failed_step_had_paid_for_is_kept_when_its_creator_takes_over(store: JobStore, models: Script) -> None:
+    models.answers["paint"] = [Answer(picture(96, 64, "red")), Answer(picture(96, 64, "blue")), Answer(b"no", 400)]
+    store.submit(full_brief(candidates=4))
+    job = run(store, models)
+    painted = [version.pictures[0] for version in job.draft.unfinished]
+    assert len(painted) == 2
+    store.choose(job.id, painted[1])
+    assert [version.pictures[0] for version in store.versions(job.id)[Step.FIRST_FRAME]] == painted
+    store.go_on(job.id)
+    assert run(store, models).status is Status.DONE
+    assert models.asked.count("paint") == 3
+
+
+def test_a_worker_that_is_late_does_not_overwrite_an_edit(store: JobStore, models: Script) -> None:
+    """Paused in a step, cancelled, edited: the step's answer comes after all that."""
+    job = store.submit(full_brief())
+    store.claim()
+    store.pause_now()
+    store.cancel(job.id)
+    store.write(job.id, Step.VIDEO_PROMPT, "Mine.")
+    store.save(job.id, job.draft, Version(step=Step.IMAGE_PROMPT, text="Late."))
+    assert found(store, job).draft.prompt == "Mine."
+    assert store.versions(job.id)[Step.IMAGE_PROMPT][0].text == "Late.", "it was paid for, and is kept"
+
+
+def test_a_servers_own_device_is_not_the_workers(store: JobStore, models: Script) -> None:
+    models.answers["elements"] = [Answer(b"CUDA error: an illegal memory access was encountered", 400)]
+    first, second = store.submit(full_brief()), store.submit(make_brief())
+    stop = threading.Event()
+
+    class Last(JobStore):
+        def claim(self) -> Job | None:
+            claimed = super().claim()
+            if claimed is None:
+                stop.set()
+            return claimed
+
+    worker.serve(Last(store.data), FakeEngine, stop, endpoints=models.endpoints)
+    failure = found(store, first).failure
+    assert failure
+    assert "CUDA error" in failure.details
+    assert found(store, second).status is Status.DONE, "the worker went on"
 
 
 def test_a_step_is_done_again_by_another_model(store: JobStore, models: Script) -> None:
