@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 STRAIGHT = '"'
 PAIRS = {"“": "”", "„": "“”", "«": "»", "「": "」", "『": "』", STRAIGHT: STRAIGHT, "‘": "’'", "'": "'’"}
@@ -13,8 +13,10 @@ DOUBLES, SINGLES = "“”„" + STRAIGHT, "‘'"
 MARKS = "".join(dict.fromkeys("".join(PAIRS) + "".join(PAIRS.values())))
 DEEPEST = 8  # quotations in quotations; keeps a text of nothing but marks cheap
 
+MOST_LAYERS = 8  # of marks around the whole of a text that are taken off
 _MARK = re.compile(f"[{MARKS}]|\n[^\\S\n]*\n")
 _BEFORE_OPENING = "([{<（【：:" + "".join(PAIRS)
+_SPACE = re.compile(r"\s*")
 _ELISION = re.compile(r"(?:n|em|til|till|tis|twas|cause|cos|bout|round|neath|cross|gainst|\d0s)\b", re.IGNORECASE)
 _LATER_CLOSING = re.compile(r"(?:[^'‘’\n]|(?<=\w)['’](?=\w))*(?<=\S)['’](?!\w)")
 
@@ -25,8 +27,13 @@ class Quotation:
 
     start: int
     end: int
-    words: str
-    outermost: bool = True
+    outermost: bool
+    text: str = field(repr=False)
+
+    @property
+    def words(self) -> str:
+        """Read only when asked for: of thousands of quotations in each other, every one holds all the inner ones."""
+        return " ".join(self.text[self.start + 1 : self.end - 1].split())
 
 
 def quotes(text: str) -> tuple[str, ...]:
@@ -44,8 +51,8 @@ def quotations(text: str) -> tuple[Quotation, ...]:
     result = []
     for start, minus_end in found:
         end = -minus_end
-        if words := " ".join(text[start + 1 : end - 1].split()):
-            result.append(Quotation(start, end, words, outermost=end > outer_end))
+        if _after_space(text, start + 1) < end - 1:
+            result.append(Quotation(start, end, end > outer_end, text))
             outer_end = max(outer_end, end)
     return tuple(result)
 
@@ -69,7 +76,9 @@ def outside(text: str, change: Callable[[str], str]) -> str:
 def unquoted(text: str) -> str:
     """The text without the marks around the whole of it, if they are a pair; marks within it stay."""
     text = text.strip()
-    while any(found.start == 0 and found.end == len(text) for found in quotations(text)):
+    for _ in range(MOST_LAYERS):
+        if not any(found.start == 0 and found.end == len(text) for found in quotations(text)):
+            break
         text = text[1:-1].strip()
     return text if text.strip(MARKS + " ") else ""
 
@@ -81,6 +90,7 @@ class _Scan:
         self.text = text
         self.open: list[int] = []  # where the marks are that are open
         self.closed: list[tuple[int, int]] = []  # start, minus end: sorted, an outer one comes before its inner ones
+        self.settled = 0  # how many of those stand in earlier paragraphs
 
     def spans(self) -> list[tuple[int, int]]:
         for mark in _MARK.finditer(self.text):
@@ -143,13 +153,19 @@ class _Scan:
 
     def _end_paragraph(self) -> None:
         """Straight marks that were left open, as in ``"Hello "she says``, are pairs if nothing quoted lies between."""
-        left = [start for start in self.open if self.text[start] == STRAIGHT]
-        starts = sorted(start for start, _ in self.closed)
+        left = [start for start in reversed(self.open) if self.text[start] == STRAIGHT]
+        starts = sorted(start for start, _ in self.closed[self.settled :])
         while len(left) > 1:
-            start = left.pop(0)
-            if bisect(starts, start) == bisect(starts, left[0]):
-                self.closed.append((start, -(left.pop(0) + 1)))
+            start = left.pop()
+            if bisect(starts, start) == bisect(starts, left[-1]):
+                self.closed.append((start, -(left.pop() + 1)))
         self.open.clear()
+        self.settled = len(self.closed)
+
+
+def _after_space(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    return found.end() if found else start
 
 
 def _opens(before: str, after: str) -> bool:
