@@ -93,6 +93,7 @@ def make_another(job: Job) -> None:
         file = settings().data / path if path else None
         if file is not None and file.is_file():
             content[place] = keep_picture(place, file.read_bytes())
+    st.session_state.filled = True
     fill_form(content)
 
 

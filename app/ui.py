@@ -168,12 +168,12 @@ def show_playground_banner(place: DeltaGenerator, folder: Path) -> None:
     place.info(t("common.playground", folder=plain(str(folder))), icon=":material/science:")
 
 
-def show_nothing_yet() -> None:
-    """The place where the clip will be."""
+def show_nothing_yet(*, example: bool) -> None:
+    """The place where the clip will be; ``example``: what the form holds runs as it is."""
     with st.container(border=True, horizontal_alignment="center", key="nothing_yet", height=360):
         st.space("stretch")
         st.header(t("job.nothing_yet"), icon=":material/movie:", anchor=False, text_alignment="center")
-        st.caption(t("job.nothing_yet_why"), text_alignment="center")
+        st.caption(t("job.nothing_yet_why" if example else "job.nothing_yet_own"), text_alignment="center")
         st.space("stretch")
 
 

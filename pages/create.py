@@ -262,6 +262,28 @@ def ask_about_no_prompt(brief: Brief) -> None:
     ask()
 
 
+def mode_words() -> str:
+    """The field of the mode in force that says what is wanted."""
+    return "idea" if st.session_state.mode == "full" else "prompt"
+
+
+def ask_to_start_over() -> None:
+    @st.dialog(t("create.start_over_title"), icon=":material/restart_alt:")
+    def ask() -> None:
+        st.markdown(t("create.start_over_warning"))
+        with st.container(horizontal=True, key="start_over_answers"):
+            st.button(
+                t("create.start_over"),
+                key="start_over_now",
+                type="primary",
+                on_click=lambda: ui.fill_form({"mode": st.session_state.mode}),
+            )
+            if st.button(t("create.start_over_keep"), key="start_over_keep"):
+                st.rerun()
+
+    ask()
+
+
 def draw_generate(brief: Brief | list[str], problems: list[str]) -> None:
     clicked = st.button(
         t("create.generate"), key="generate", type="primary", icon=":material/play_arrow:", width="stretch"
@@ -286,6 +308,8 @@ def draw_generate(brief: Brief | list[str], problems: list[str]) -> None:
             submit(brief)
         else:
             ask_about_no_prompt(brief)
+    if st.session_state.pop("filled", False):
+        st.caption(f":material/check: {t('create.filled')}", text_alignment="center")
     if queued := st.session_state.pop("queued", 0):
         said = t("create.queued_one") if queued == 1 else t("create.queued", takes=queued)
         st.caption(f":material/check: {said}", text_alignment="center")
@@ -297,14 +321,14 @@ restore(checkpoints)
 
 with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute", key="heading"):
     st.title(t("create.title"), anchor=False, width="content")
-    st.button(
+    if st.button(
         t("create.start_over"),
         key="start_over",
         icon=":material/restart_alt:",
         type="tertiary",
         help=t("create.start_over_help"),
-        on_click=lambda: ui.fill_form({"mode": st.session_state.mode}),
-    )
+    ):
+        ask_to_start_over()
 st.caption(t("create.subtitle"))
 banner = st.container()
 making, watching = st.columns([5, 6], gap="large")
@@ -335,5 +359,5 @@ with watching:
     if job_id := st.query_params.get("job"):
         ui.show_job(job_id)
     else:
-        ui.show_nothing_yet()
+        ui.show_nothing_yet(example=st.session_state[mode_words()] == t(EXAMPLES[mode_words()]))
     ui.show_recent(RECENT, but=job_id)

@@ -12,7 +12,7 @@ from agents.sound import MAX_LINES
 from app.jobs import Full, Status, Step
 from app.store import JobStore
 from tests.app.conftest import picture
-from tests.pages.test_create import generate, run, shown, submitted, upload, visit
+from tests.pages.test_create import generate, run, shown, start_over, submitted, upload, visit
 
 KEY = "sk-planted-4711"
 
@@ -127,14 +127,14 @@ def test_start_over_brings_the_example_back_and_keeps_the_mode(page: AppTest, st
     page.selectbox(key="model_video_prompt").set_value("gemini:gemini-3.8-flash")
     click(page, "add_line")
     page.text_input(key="line_0_words").set_value("Hello.")
-    click(page, "start_over")
+    start_over(page)
     assert page.text_area(key="idea").value.startswith("A red ball")
     assert page.selectbox(key="model_video_prompt").value == "builtin:rules"
     click(page, "add_line")
     assert page.text_input(key="line_0_words").value == ""
     page.segmented_control(key="mode").set_value("simple")
     run(page)
-    click(page, "start_over")
+    start_over(page)
     assert page.segmented_control(key="mode").value == "simple"
 
 
@@ -344,7 +344,7 @@ def test_make_another_fills_full_workflow_with_all_of_it(page: AppTest, store: J
     store.claim()
     store.save(job.id, job.draft.model_copy(update={"clip": f"{job.folder}/clip.mp4"}))
     store.close(job.id, Status.DONE)
-    click(page, "start_over")
+    start_over(page)
     page.segmented_control(key="mode").set_value("simple")
     run(page)
     page.text_area(key="prompt").set_value("My own prompt")
