@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from app import estimates, shelf
-from app.jobs import HUNG, INTERRUPTED, Brief, Draft, Failure, Job, Machine, Progress, Status, Version, Worker
+from app.jobs import HUNG, INTERRUPTED, Brief, Draft, Failure, Job, Machine, Progress, Status, Step, Version, Worker
 from app.records import COLUMNS, HERE, KEEP, SELECT, Records, to_job
 from app.schema import transaction
 
@@ -125,7 +125,8 @@ def agents_seconds(db: sqlite3.Connection, brief: Brief, draft: Draft) -> float 
     """What the steps that are still blank took lately, by the same models; None: one was never measured."""
     total = 0.0
     for step in brief.steps:
-        if brief.full is None or draft.of(step) is not None:
+        needless = step is Step.IMAGE_PROMPT and draft.first_frame is not None
+        if brief.full is None or needless or draft.of(step) is not None:
             continue
         rows = db.execute(
             """SELECT json_extract(version, '$.seconds') AS seconds FROM versions

@@ -17,6 +17,7 @@ class State(StrEnum):
     """Where a step stands; the catalogue's words go by it."""
 
     BLANK = "blank"
+    NEEDLESS = "needless"
     WORKING = "working"
     DONE = "done"
     WRITTEN = "written"
@@ -42,6 +43,7 @@ class Standing:
 
 def standing(job: Job, step: Step, versions: Sequence[Version]) -> Standing:
     """How that step of a job stands, with all that it has brought about, the earliest first."""
+    versions = [version for version in versions if version.text or version.pictures]  # not what a try only began with
     distinct: dict[tuple[str, tuple[str, ...], str | None], Version] = {}
     for version in versions:
         distinct.setdefault(_content(version), version)
@@ -65,7 +67,13 @@ def stale_steps(job: Job) -> tuple[Step, ...]:
 
 def next_step(job: Job) -> Step | None:
     """The step that runs next if the job goes on; None: the clip itself."""
-    return next((step for step in job.brief.steps if job.draft.of(step) is None), None)
+    blank = (step for step in job.brief.steps if job.draft.of(step) is None)
+    return next((step for step in blank if not _is_needless(job, step)), None)
+
+
+def begun(job: Job, step: Step) -> tuple[Version, ...]:
+    """What a step that has still to fill its blank, or didn't get to it, has brought about all the same."""
+    return tuple(made for made in job.draft.unfinished if made.step is step and job.draft.of(step) is None)
 
 
 def findings_of(prompt: str, brief: Brief, draft: Draft) -> tuple[Finding, ...]:
@@ -105,9 +113,16 @@ def _fills(version: Version, blank: str | None) -> bool:
     return blank is not None and version.text == blank
 
 
+def _is_needless(job: Job, step: Step) -> bool:
+    """Nothing is painted from an image prompt where the creator has brought a picture before there was one."""
+    return step is Step.IMAGE_PROMPT and job.draft.image_prompt is None and job.draft.first_frame is not None
+
+
 def _state(job: Job, step: Step, version: Version | None) -> State:
     if job.failure and job.failure.step is step:
         return State.FAILED
+    if _is_needless(job, step):
+        return State.NEEDLESS
     if job.draft.of(step) is None:
         runs = job.status is Status.RUNNING and job.progress is not None and job.progress.phase == step
         return State.WORKING if runs else State.BLANK

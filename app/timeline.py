@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
@@ -12,13 +13,24 @@ from app.desk import go, media_url, settings, store
 from app.failures import TO_BE_SET, refusal, say_failure
 from app.jobs import Job, Status, Step, Version
 from app.language import ago, plain, summary, t, t_said, took
-from app.steps import Standing, State, is_builtin, name_of, next_step, stale_steps, standing, waits_at
+from app.steps import Standing, State, begun, is_builtin, name_of, next_step, stale_steps, standing, waits_at
 from app.store import StoreError
-from app.wording import is_edited, offer_edit, show_editor, show_findings, show_text, then_open
+from app.wording import (
+    edited_step,
+    offer_change,
+    offer_edit,
+    save_first,
+    show_editor,
+    show_findings,
+    show_text,
+    show_unsaved,
+    then_open,
+)
 from mova.picture import PictureError
 
 LOOKS = {  # State -> icon and colour
     State.BLANK: ("schedule", "gray"),
+    State.NEEDLESS: ("remove", "gray"),
     State.WORKING: ("autorenew", "blue"),
     State.DONE: ("check", "green"),
     State.WRITTEN: ("edit", "green"),
@@ -50,29 +62,30 @@ def show_turn(job: Job) -> None:
     """Say that a job in review waits for its creator, what for, and how it goes on."""
     stale, following = stale_steps(job), next_step(job)
     st.header(turn_of(job), icon=":material/rate_review:", anchor=False)
-    if stale:
+    if edited := edited_step(job):
+        st.markdown(t("steps.turn_editing", step=step_name(edited)))
+    elif stale:
         st.markdown(t("steps.turn_stale", steps=t("form.comma").join(step_name(step) for step in stale)))
     else:
         st.markdown(t("steps.turn_hint", next=step_name(following)))
     with st.container(horizontal=True, gap="small", key="turn_actions"):
         if stale:
-            st.button(
+            offer_change(
+                job,
                 t("steps.run_stale", step=step_name(stale[0])),
+                partial(store().run_from, job.id, stale[0], again=True),
                 key="run_stale",
                 type="primary",
-                icon=":material/update:",
+                icon="update",
                 help=t("steps.run_stale_help"),
-                on_click=then_open,
-                args=(store().run_from, job.id, stale[0]),
-                kwargs={"again": True},
             )
-        st.button(
+        offer_change(
+            job,
             t("steps.continue_as_it_is" if stale else "steps.continue"),
+            partial(store().go_on, job.id),
             key="continue",
             type="secondary" if stale else "primary",
-            icon=":material/play_arrow:",
-            on_click=then_open,
-            args=(store().go_on, job.id),
+            icon="play_arrow",
         )
         st.button(
             t("job.cancel"),
@@ -100,14 +113,19 @@ def _show_step(job: Job, stand: Standing, number: int) -> None:
     free = not job.status.active and job.deleted_at is None
     if facts := _facts(job, stand):
         st.caption(plain(facts))
+    edited = edited_step(job) is stand.step
     if stand.state is State.FAILED:
-        _show_failure(job, stand, free)
-    if free and is_edited(job, stand.step):
+        _show_failure(job, stand, free and not edited)
+    if free and edited:
         show_editor(job, stand.step)
     elif stand.step is Step.FIRST_FRAME:
         _show_frames(job, stand, free)
     else:
         _show_words(job, stand)
+    if free and not edited and stand.state is State.BLANK:
+        _show_openings(job, stand.step)
+    if edited and not free:
+        show_unsaved(job, stand.step)
     if stand.version is not None:
         if is_builtin(stand.version.model):
             st.caption(f":material/info: {t(f'steps.builtin_{stand.step}')}")
@@ -171,11 +189,10 @@ def _counted(job: Job) -> list[str]:
 
 
 def _show_words(job: Job, stand: Standing) -> None:
-    text = job.draft.of(stand.step)
-    begun = next((made for made in job.draft.unfinished if made.step is stand.step), None)
-    if text is None and begun is not None and stand.state is State.WORKING:
-        st.caption(t("steps.asked_again"))
-        text = begun.text
+    tries = begun(job, stand.step)
+    if tries:
+        st.caption(t("steps.asked_again" if stand.state is State.WORKING else "steps.begun_words"))
+    text = tries[0].text if tries else job.draft.of(stand.step)
     if text is None:
         return
     show_text(text)
@@ -184,10 +201,12 @@ def _show_words(job: Job, stand: Standing) -> None:
 
 
 def _show_frames(job: Job, stand: Standing, free: bool) -> None:
-    pictures = stand.version.pictures if stand.version else ()
-    if stand.state is State.WORKING:
-        pictures = tuple(path for made in job.draft.unfinished if made.step is stand.step for path in made.pictures)
-    if len(pictures) == 1:
+    made = begun(job, stand.step) or filter(None, [stand.version])
+    pictures = tuple(path for version in made for path in version.pictures)
+    to_take = free and job.draft.first_frame is None
+    if pictures and to_take:
+        st.caption(t("steps.begun_pictures"))
+    if len(pictures) == 1 and not to_take:
         _show_picture(job, pictures[0], TALL if job.brief.orientation == "portrait" else WIDE)
         return
     if pictures:
@@ -198,7 +217,7 @@ def _show_frames(job: Job, stand: Standing, free: bool) -> None:
             if path == job.draft.first_frame:
                 st.badge(t("steps.taken"), icon=":material/check:", color="green")
             elif free:
-                st.button(t("steps.take"), key=f"take_{place}", on_click=then_open, args=(store().choose, job.id, path))
+                offer_change(job, t("steps.take"), partial(store().choose, job.id, path), key=f"take_{place}")
 
 
 def _show_picture(job: Job, path: str, width: int | None, place: int | None = None) -> None:
@@ -214,20 +233,16 @@ def _show_failure(job: Job, stand: Standing, free: bool) -> None:
     if not free:
         return
     with st.container(horizontal=True, gap="small", key="failed_actions"):
-        st.button(
+        offer_change(
+            job,
             t("failure.do_retry"),
+            partial(store().run_from, job.id, stand.step, again=True),
             key="try_again",
             type="primary",
-            icon=":material/replay:",
-            on_click=then_open,
-            args=(store().run_from, job.id, stand.step),
-            kwargs={"again": True},
+            icon="replay",
         )
         _offer_again(job, stand.step, t("steps.other_model"))
-        if stand.step is Step.FIRST_FRAME:
-            _offer_own_picture(job)
-        else:
-            offer_edit(job, stand.step, t("steps.write_it"), "")
+        _offer_own(job, stand.step)
         if job.failure.kind in TO_BE_SET:
             st.button(
                 t("failure.do_open_settings"),
@@ -238,8 +253,23 @@ def _show_failure(job: Job, stand: Standing, free: bool) -> None:
             )
 
 
+def _show_openings(job: Job, step: Step) -> None:
+    """What may be done about a step that is still blank: a picture in place of all that leads to one, words begun."""
+    if step is Step.FIRST_FRAME or begun(job, step):
+        with st.container(horizontal=True, gap="small", key=f"openings_{step}"):
+            _offer_own(job, step)
+
+
+def _offer_own(job: Job, step: Step) -> None:
+    """Have the creator fill the blank of a step, beginning with what it has written so far."""
+    if step is Step.FIRST_FRAME:
+        _offer_own_picture(job)
+    else:
+        offer_edit(job, step, t("steps.write_it"), next((made.text for made in begun(job, step)), ""))
+
+
 def _show_actions(job: Job, stand: Standing) -> None:
-    if is_edited(job, stand.step) or stand.state is State.FAILED:
+    if edited_step(job) is stand.step or stand.state is State.FAILED:
         return
     with st.container(horizontal=True, gap="small", key=f"actions_{stand.step}"):
         if stand.step is Step.FIRST_FRAME:
@@ -247,19 +277,20 @@ def _show_actions(job: Job, stand: Standing) -> None:
         else:
             offer_edit(job, stand.step, t("steps.edit"), job.draft.of(stand.step) or "")
         _offer_again(job, stand.step, t("steps.again"))
-        st.button(
+        offer_change(
+            job,
             t("steps.run_from"),
+            partial(store().run_from, job.id, stand.step),
             key=f"run_from_{stand.step}",
-            icon=":material/skip_next:",
+            icon="skip_next",
             help=t("steps.run_from_help"),
-            on_click=then_open,
-            args=(store().run_from, job.id, stand.step),
         )
 
 
 def _offer_again(job: Job, step: Step, label: str) -> None:
     """Have the step done once more, by the same model or by another."""
-    with st.popover(label, icon=":material/replay:", key=f"again_{step}"):
+    wait = save_first(job)
+    with st.popover(label, icon=":material/replay:", key=f"again_{step}", disabled=wait is not None, help=wait):
         endpoints, ability = settings().providers, ABILITIES[step]
         before = full(job.brief.full.models.get(step, ""), ability, endpoints) if job.brief.full else ""
         names = {choice: _choice_name(choice) for choice in (before, *offered(step, endpoints)) if choice}
@@ -274,14 +305,13 @@ def _offer_again(job: Job, step: Step, label: str) -> None:
         wrong = problem(chosen or "", ability, endpoints)
         if wrong:
             st.caption(f":material/error: {plain(t_said(str(wrong)))}")
-        st.button(
+        offer_change(
+            job,
             t("steps.do_again"),
+            partial(store().run_from, job.id, step, again=True, model=None if chosen == before else chosen),
             key=f"do_again_{step}",
             type="primary",
             disabled=wrong is not None,
-            on_click=then_open,
-            args=(store().run_from, job.id, step),
-            kwargs={"again": True, "model": None if chosen == before else chosen},
         )
 
 
@@ -294,9 +324,10 @@ def _choice_name(choice: str) -> str:
 
 def _offer_own_picture(job: Job) -> None:
     widget = f"own_picture_{job.id}_{st.session_state.get('own_pictures', 0)}"
-    with st.popover(t("steps.own_picture"), icon=":material/upload:", key="own_picture"):
+    label, wait = t("steps.own_picture"), save_first(job)
+    with st.popover(label, icon=":material/upload:", key="own_picture", disabled=wait is not None, help=wait):
         st.file_uploader(
-            t("steps.own_picture"),
+            label,
             type="image",
             key=widget,
             help=t("steps.own_picture_help"),
@@ -312,7 +343,7 @@ def _bring(job: Job, widget: str) -> None:
     if upload is None:
         return
     try:
-        then_open(store().bring, job.id, upload.getvalue())
+        then_open(partial(store().bring, job.id, upload.getvalue()))
     except (PictureError, StoreError, OSError) as error:
         st.session_state.own_picture_problem = refusal(error)
         return
@@ -345,12 +376,12 @@ def _show_versions(job: Job, stand: Standing) -> None:
                         _show_picture(job, path, SMALL)
                 else:
                     show_text(version.text)
-                st.button(
+                offer_change(
+                    job,
                     t("steps.use"),
+                    partial(store().use, job.id, version),
                     key=f"use_{stand.step}_{place}",
-                    icon=":material/undo:",
-                    on_click=then_open,
-                    args=(store().use, job.id, version),
+                    icon="undo",
                 )
 
 

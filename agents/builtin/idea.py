@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 
+from agents.builtin.absent import without_absent
 from agents.builtin.phrases import (
     AMBIENCE,
     ANGLE,
-    COLON,
     EFFECT,
     LATER,
     LATER_CLAUSE,
@@ -18,42 +17,24 @@ from agents.builtin.phrases import (
     MUSIC,
     NO_MUSIC,
     ONLY_SOUND,
-    READS,
-    SAYS,
     SHOT,
     SOUND_BORDER,
     SOUND_TAIL,
-    SPEAKER,
-    SPEAKER_AFTER,
-    SPEAKER_ZH,
-    SPEECH_AFTER,
-    SPEECH_BEFORE,
+    SOUNDING_VERB,
     STYLE,
 )
-from agents.builtin.sentences import clauses, ended, sentences
+from agents.builtin.sentences import clauses, mostly_ideographs, sentences
+from agents.builtin.speech import Role, quoted, subject_before, without_speech
 from agents.checker import words_in
 from agents.quotation import Quotation, outside, quotations
 
 LONGEST_SOUND = 14  # words of a clause that is repeated for its sound; of a longer one the sound alone is named
 
+__all__ = ["Role", "Sounds", "first_moment", "looks", "quoted", "shot", "sounds"]
 
-class Role(StrEnum):
-    """What a quote in an idea is."""
-
-    SPEECH = "speech"
-    ON_SCREEN = "on_screen"
-    OTHER = "other"
-
-
-@dataclass(frozen=True)
-class Quote:
-    """A quote of the idea; ``start`` and ``end`` with its marks. The speaker is empty where none is named."""
-
-    words: str
-    role: Role
-    speaker: str
-    start: int
-    end: int
+_ITS = re.compile(r"(?P<own>its|his|her|their)\b|(?:it|he|she|they)\b|[它他她](?:的(?=.))?", re.IGNORECASE)
+_OWN = dict.fromkeys(("its", "his", "her", "their", "Its", "His", "Her", "Their"), "'s")
+_ONLY_A_PLACE = re.compile(r"(?:in|on|at|by|near|under|behind|inside)\s+(?:[\w'’-]+\s*){1,6}[.!]?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,20 +46,12 @@ class Sounds:
     music: str = ""
 
 
-def quoted(idea: str) -> list[Quote]:
-    """The quotes of an idea, each with what it is for."""
-    found = []
-    for mark in _outer(idea):
-        before, after = _sentence_before(idea, mark.start), idea[mark.end : mark.end + 60]
-        role, speaker = _role(before, after)
-        found.append(Quote(mark.words, role, speaker, mark.start, mark.end))
-    return found
-
-
 def shot(idea: str) -> str:
     """The shot size and the camera angle that begin an image prompt: the idea's, or the plainest."""
     plain = _unquoted(idea)
     size, angle = SHOT.search(plain), ANGLE.search(plain)
+    if mostly_ideographs(plain):
+        return f"{size.group() if size else '中景'}，{angle.group() if angle else '平视'}"
     words = f"{size.group() if size else 'medium shot'}, {angle.group() if angle else 'eye level'}".lower()
     return words[:1].upper() + words[1:]
 
@@ -93,63 +66,59 @@ def looks(idea: str) -> list[str]:
 
 def first_moment(idea: str) -> str:
     """What of an idea can be seen in its first frame: no speech, no sound, nothing that comes later."""
-    seen = _without_speech(idea)
+    seen = without_speech(without_absent(idea))
     kept = [_first_part(sentence) for sentence in sentences(seen) if not LATER.match(sentence.lstrip())]
     silent = ["".join(part for part in clauses(sentence) if not _only_sound(part)) for sentence in kept]
-    text = " ".join(sentence.strip() for sentence in silent if sentence.strip(" .。")) or seen
+    between = "" if mostly_ideographs(_unquoted(idea)) else " "
+    text = between.join(_whole(sentence.strip()) for sentence in silent if sentence.strip(" .。")) or seen
     text = re.sub(r"\s*[,;:，；：、]+\s*(?=[.!?。！？]|$)", "", LEADING_SHOT.sub("", " ".join(text.split())))
     return text.strip(" ,;:，；：、")
 
 
 def sounds(idea: str) -> Sounds:
-    """The sounds that an idea names, each in the clause that names it."""
+    """The sounds that an idea names, each in the clause that names it, and by whom they are made if that is known."""
     effects: list[str] = []
     ambience: list[str] = []
-    refused = NO_MUSIC.search(_unquoted(idea))
+    plain = _unquoted(idea)
+    refused = NO_MUSIC.search(plain)
     music = refused.group() if refused else ""
-    for clause in clauses(NO_MUSIC.sub("", _unquoted(idea))):
-        for part in SOUND_BORDER.split(clause):
+    told = ""
+    for clause in clauses(without_absent(NO_MUSIC.sub("", plain))):
+        parts = SOUND_BORDER.split(clause)
+        for part in parts:
             piece = part.strip(" .,;:!?，。；：、！？…\n\t")
             if found := MUSIC.search(piece):
                 music = music or _short(piece, found.group())
-            elif found := AMBIENCE.search(piece):
+            elif (found := AMBIENCE.search(piece)) and not (found.group().lower() == "waves" and _waving(parts, part)):
                 ambience.append(_short(piece, found.group()))
             elif found := EFFECT.search(piece):
-                effects.append(_short(piece, found.group()))
+                effects.append(_by_whom(_short(piece, found.group()), told))
+        told += clause
     return Sounds(tuple(dict.fromkeys(effects)), tuple(dict.fromkeys(ambience)), music)
+
+
+def _waving(parts: list[str], part: str) -> bool:
+    """Whether "waves" is what somebody does, as in "she smiles and waves", and not the sea."""
+    before = parts[: parts.index(part)]
+    return any(before) and not any(AMBIENCE.search(each) or EFFECT.search(each) for each in before)
+
+
+def _by_whom(sound: str, told: str) -> str:
+    """A sound with the name of what makes it in the place of a pronoun, or where the sound is but a verb."""
+    pronoun = _ITS.match(sound)
+    if not pronoun and not SOUNDING_VERB.match(sound):
+        return sound
+    who = subject_before(told, pronoun.group() if pronoun else "it")
+    if not who:
+        return sound
+    rest = sound[pronoun.end() :] if pronoun else sound
+    if not who.isascii():
+        return f"{who}{rest}"
+    return f"{who}{_OWN.get(pronoun.group('own') or '', '') if pronoun else ''} {rest.strip()}"
 
 
 def _outer(text: str) -> list[Quotation]:
     return [found for found in quotations(text) if found.outermost]
-
-
-def _sentence_before(idea: str, end: int) -> str:
-    parts = sentences(idea[max(0, end - 200) : end])
-    return parts[-1] if parts else ""
-
-
-def _role(before: str, after: str) -> tuple[Role, str]:
-    """What a quote is, by the words nearest to it, and who says it."""
-    reads, says = _last(READS, before), _last(SAYS, before)
-    following = SPEAKER_AFTER.match(after)
-    if reads > says or (says >= 0 and READS.search(before[:says][-12:])):
-        return Role.ON_SCREEN, ""
-    if says >= 0:
-        named = SPEAKER.search(before) or SPEAKER_ZH.search(before)
-        return Role.SPEECH, _speaker(named.group("who")) if named else ""
-    if following:
-        return Role.SPEECH, _speaker(following.group("who") or following.group("zh"))
-    if colon := COLON.search(before):
-        return Role.SPEECH, _speaker(colon.group("who"))
-    return Role.OTHER, ""
-
-
-def _last(pattern: re.Pattern[str], text: str) -> int:
-    return max((found.start() for found in pattern.finditer(text)), default=-1)
-
-
-def _speaker(who: str) -> str:
-    return re.sub(r"^(?:(?:and|then|while|as|when)\s+)+|^(?:一个|一位|一名)", "", who.strip(), flags=re.IGNORECASE)
 
 
 def _unquoted(text: str) -> str:
@@ -164,20 +133,9 @@ def _with(ending: str, word: str) -> str:
     return word if own else word + ending
 
 
-def _without_speech(idea: str) -> str:
-    """The idea without its spoken lines and the words that introduce them; the speaker stays in the picture."""
-    kept, end = "", 0
-    for quote in quoted(idea):
-        if quote.role is not Role.SPEECH:
-            continue
-        kept += idea[end : quote.start]
-        bare = SPEECH_BEFORE.sub("", kept)
-        tail = idea[quote.end :]
-        lead = SPEECH_AFTER.match(tail) if bare == kept else None
-        closes = idea[quote.start + 1 : quote.end - 1].rstrip().endswith(tuple(".!?。！？"))
-        kept = ended(bare.rstrip()) + " " if closes and bare.strip() else bare
-        end = quote.end + (lead.end() if lead else 0)
-    return kept + idea[end:]
+def _whole(sentence: str) -> str:
+    """A sentence of which no more than a place was left, as after "no people", made whole again."""
+    return f"The scene is {sentence[:1].lower()}{sentence[1:]}" if _ONLY_A_PLACE.match(sentence) else sentence
 
 
 def _first_part(sentence: str) -> str:

@@ -26,6 +26,8 @@ PLACE_OF_GROUND = {
     "sand": "sky",
     "snow": "hills",
     "water": "sky",
+    "lake": "hills",
+    "roof": "city",
     "road": "city",
     "stone": "sky",
     "earth": "hills",
@@ -48,6 +50,7 @@ HOMES = {
     "water": ("sky", "water"),
     "coast": ("sky", "water"),
     "street": ("city", "road"),
+    "indoors": ("room", "floor"),
     "sky": ("hills", "grass"),
     "night": ("hills", "grass"),
     "underwater": ("underwater", ""),
@@ -57,8 +60,13 @@ HOMES = {
 
 LUMINOUS = frozenset(("sun", "moon", "cloud", "star", "candle", "lamp"))  # not darkened at night
 GLOWS = {"sun": 0.5, "moon": 0.5, "candle": 0.2, "lamp": 0.4, "lighthouse": 0.17}  # how far down a thing its light is
+SHORES = {"water": "sand", "lake": "grass"}  # where on these what isn't afloat stands
+CREW = frozenset(("person", "woman", "child", "robot"))
 ON_LAND = frozenset(
-    ("person", "robot", "cat", "dog", "house", "tree", "flower", "car", "train", "lamp", "sign", "book")
+    (
+        *("person", "woman", "child", "robot", "cat", "dog", "fox", "horse", "house", "tree", "flower", "car", "train"),
+        *("lamp", "sign", "book", "piano", "bookshelf", "sofa"),
+    )
 )
 
 
@@ -76,7 +84,8 @@ def painted(prompt: str, width: int, height: int, seed: int) -> Image.Image:
     else:
         _scenery(canvas, found)
         _things(canvas, found)
-    paint_weather(canvas, found.weather)
+    if not _indoors(found):
+        paint_weather(canvas, found.weather)
     return canvas.image.resize((width, height), Image.Resampling.LANCZOS)
 
 
@@ -95,9 +104,10 @@ def _scenery(canvas: Canvas, found: Scene) -> None:
         paint_ground(sea, Surface("water"))
     if ground:
         paint_ground(canvas, ground)
-    if ground and ground.name == "water" and any(thing.name in ON_LAND for thing in found.things):
+    ashore = [thing for thing in found.things if thing.name in ON_LAND and not (_aboard(found) and thing.name in CREW)]
+    if ground and ground.name in SHORES and ashore:
         deep = canvas.image.height - canvas.horizon
-        paint_ground(replace(canvas, horizon=canvas.horizon + round(deep * 0.3)), Surface("sand"))
+        paint_ground(replace(canvas, horizon=canvas.horizon + round(deep * 0.3)), Surface(SHORES[ground.name]))
 
 
 def _where(found: Scene) -> tuple[str, Surface | None]:
@@ -106,15 +116,36 @@ def _where(found: Scene) -> tuple[str, Surface | None]:
         return found.place.name, None
     if found.ground:
         return (found.place.name if found.place else PLACE_OF_GROUND[found.ground.name]), found.ground
+    if found.weather == "snowfall" and not _indoors(found) and ("sky", "water") not in homes:
+        return (found.place.name if found.place else homes[0][0] if homes else "hills"), Surface("snow")
     if found.place:
         afloat = found.place.name == "sky" and any(ground == "water" for _, ground in homes)
         return found.place.name, Surface("water" if afloat else GROUND_OF_PLACE[found.place.name])
+    return _at_home(found, homes)
+
+
+def _at_home(found: Scene, homes: list[tuple[str, str]]) -> tuple[str, Surface | None]:
+    """Where neither a place nor a ground is named: where the first thing belongs that belongs anywhere."""
     if homes:
         place, name = homes[0]
         return place, Surface(name) if name else None
     if found.light or found.weather:
-        return "hills", Surface("snow" if found.weather == "snowfall" else "grass")
+        return "hills", Surface("grass")
     return "plain", Surface("floor", _studio(found))
+
+
+def _indoors(found: Scene) -> bool:
+    """Whether the place is a room: what falls outside isn't seen there."""
+    if found.place:
+        return found.place.name == "room"
+    homes = {SHAPES[thing.name][3] for thing in found.things}
+    return "indoors" in homes and not found.ground
+
+
+def _aboard(found: Scene) -> bool:
+    """Whether somebody sits in a rowing boat."""
+    names = {thing.name for thing in found.things}
+    return "rowboat" in names and bool(names & CREW)
 
 
 def _studio(found: Scene) -> Colour:
@@ -130,12 +161,14 @@ def _things(canvas: Canvas, found: Scene) -> None:
     each = [replace(thing, count=1) for thing in found.things for _ in range(thing.count)][:MOST_THINGS]
     aloft = [thing for thing in each if _aloft(thing, found)]
     standing = [thing for thing in each if thing not in aloft]
+    rower = next((thing for thing in standing if thing.name in CREW), None) if _aboard(found) else None
+    standing = [thing for thing in standing if thing is not rower]
     for index, thing in enumerate(aloft):
         _fly(canvas, thing, index, len(aloft), alone=not standing)
     crowd = min(1.0, 2.35 / max(1, len(standing)) * (0.72 if canvas.image.width < canvas.image.height else 1.0))
     for index, thing in enumerate(standing):
         across = (index + 0.5 + canvas.random.uniform(-0.16, 0.16)) / len(standing)
-        _stand(canvas, thing, across, crowd)
+        _stand(canvas, thing, across, crowd, rower if thing.name == "rowboat" else None)
 
 
 def _aloft(thing: Thing, found: Scene) -> bool:
@@ -155,7 +188,7 @@ def _fly(canvas: Canvas, thing: Thing, index: int, count: int, *, alone: bool) -
     _place_thing(canvas, thing, across * width - side / 2, max(down * height, side * 0.55) - side / 2, side)
 
 
-def _stand(canvas: Canvas, thing: Thing, across: float, crowd: float) -> None:
+def _stand(canvas: Canvas, thing: Thing, across: float, crowd: float, rower: Thing | None = None) -> None:
     width, height = canvas.image.size
     side = min(_side(canvas, thing) * crowd, height * 0.72)
     x = min(max(across * width, side * 0.5), width - side * 0.5)
@@ -164,8 +197,11 @@ def _stand(canvas: Canvas, thing: Thing, across: float, crowd: float) -> None:
         foot = canvas.horizon + 0.02 * height
     elif SHAPES[thing.name][3] == "coast":
         _rock(canvas, x, foot, side)
-    elif thing.name != "boat":
+    elif thing.name not in ("boat", "rowboat"):
         soft_shadow(canvas, x + side * 0.03, foot - side * 0.012, side * 0.42, max(2.0, side * 0.055))
+    if rower:
+        seated = side * 0.62
+        _place_thing(canvas, rower, x - seated / 2, foot - side * 0.12 - seated, seated)
     _place_thing(canvas, thing, x - side / 2, foot - side, side)
 
 

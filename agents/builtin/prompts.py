@@ -7,12 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agents.answers import usable
-from agents.builtin.idea import Quote, Role, first_moment, looks, quoted, shot, sounds
+from agents.builtin.idea import first_moment, looks, shot, sounds
 from agents.builtin.measure import CAVEAT
-from agents.builtin.phrases import NO_MUSIC
-from agents.builtin.sentences import ended, lower_first, one_line, sentences, shortened, softened, upper_first
+from agents.builtin.phrases import NO_MUSIC, SEEN_AND_HEARD
+from agents.builtin.scene import names_a_colour
+from agents.builtin.sentences import (
+    ended,
+    lower_first,
+    mostly_ideographs,
+    one_line,
+    sentences,
+    shortened,
+    softened,
+    upper_first,
+)
+from agents.builtin.speech import Quote, Role, quoted
 from agents.checker import MAX_WORDS, words_in
-from agents.elements import Elements
+from agents.elements import TEXT_MARKS, Elements
 from agents.models import Written
 from agents.quotation import MARKS, parts, quotations, quotes
 from agents.troubles import AgentError
@@ -20,6 +31,7 @@ from agents.troubles import AgentError
 LONGEST_SOUND = 70  # words of the last paragraph
 LONGEST_OPENING = 60  # words
 LONGEST_ACTION = 160  # characters of the idea that are repeated for the sound of what is seen
+MOST_COLOURS = 3  # of the measured first frame that are named
 MOST_TEXTS = 6  # of the first frame that are quoted
 NO_SUBTITLES = re.compile(r"this video has no subtitles\.?\s*", re.IGNORECASE)
 
@@ -39,8 +51,9 @@ class Line:
 def image_prompt(material: Mapping[str, str]) -> str:
     """The first frame: shot size and camera angle, style and light, then what the idea shows at its beginning."""
     idea = material.get("idea", "")
-    head = ", ".join([shot(idea), *looks(idea)]) + "."
-    prompt = f"{head} {upper_first(ended(first_moment(idea)))}".strip()
+    comma, stop = ("，", "。") if mostly_ideographs(shot(idea)) else (", ", ". ")
+    head = comma.join([shot(idea), *looks(idea)]) + stop
+    prompt = f"{head}{upper_first(ended(first_moment(idea)))}".strip()
     longest = material.get("longest", "").strip()
     prompt = shortened(prompt, MAX_WORDS)
     return _fitted(prompt, int(longest)) if longest.isdecimal() else prompt
@@ -58,7 +71,7 @@ def video_prompt(material: Mapping[str, str]) -> str:
     spoken = " ".join(_spoken(line) for line in lines)
     seen = Elements.from_text(material.get("elements", ""))
     story, audio = _told(idea)
-    read, opening = ("", "") if audio else (_read(seen, idea), _opening(seen))
+    read, opening = ("", "") if audio else (_read(seen, idea), _opening(seen, idea))
     audio = audio or shortened(_audio(idea, lines, material), LONGEST_SOUND)
     room = MAX_WORDS - words_in(spoken) - words_in(read) - words_in(audio)
     story = shortened(upper_first(ended(one_line(_seen(softened(story))))), max(room, 1))
@@ -121,7 +134,22 @@ def _spoken(line: Line) -> str:
     who = softened(line.speaker) or "a voice"
     language = f" in {softened(line.language)}" if line.language else ""
     stop = "" if line.words.endswith(tuple(".!?。！？…")) else "."
-    return f'{upper_first(who)} says{language}: "{line.words}"{stop}'
+    return f"{upper_first(who)} says{language}: {_marked(line.words)}{stop}"
+
+
+def _marked(words: str) -> str:
+    """The words in straight marks, as the model was trained; other ones within or around them if they hold some.
+
+    So the end of the speech is where its second mark is, and not where a quotation in it begins.
+    """
+    inner = "".join(f"'{part[1:-1]}'" if marked and part[0] == '"' else part for part, marked in parts(words))
+    ways = [(inner, '"', '"'), *((words, left, right) for left, right in TEXT_MARKS[1:])]
+    clear = (
+        f"{left}{said}{right}"
+        for said, left, right in ways
+        if left not in said and right not in said and quotes(f"{left}{said}{right}") == (said,)
+    )
+    return next(clear, f'"{words}"')
 
 
 def _read(seen: Elements, idea: str) -> str:
@@ -131,17 +159,26 @@ def _read(seen: Elements, idea: str) -> str:
     return "The picture shows the words " + ", ".join(f'"{words}"' for words in short) + "." if short else ""
 
 
-def _opening(seen: Elements) -> str:
+def _opening(seen: Elements, idea: str) -> str:
     """The first frame's state; the measured one loses its figures and the sentence that says it was measured."""
     if CAVEAT in seen.elements:
-        look = re.sub(r"\s*\([^()]*%\)", "", seen.style).strip().rstrip(".")
-        return softened(f"The scene opens in {look[:1].lower()}{look[1:]}.") if look else ""
+        return softened(_measured(re.sub(r"\s*\([^()]*%\)", "", seen.style).strip().rstrip("."), idea))
     state = shortened(_unmarked(seen.elements), LONGEST_OPENING)
     style = _unmarked(seen.style)
     first = sentences(style)[0].strip().rstrip(".") if style else ""
     opening = f"The scene opens: {lower_first(ended(state))}" if state else ""
     look = f"The look stays {lower_first(first)}." if first else ""
     return softened(" ".join(part for part in (opening, look) if part))
+
+
+def _measured(style: str, idea: str) -> str:
+    """The brightness of a measured frame, and the colours that take most of it unless the idea has its own."""
+    palette, _, light = style.partition("; ")
+    colours = re.split(r", | and ", palette)[:MOST_COLOURS] if palette and not names_a_colour(idea) else []
+    if not colours:
+        return f"The first frame is {light}." if light else ""
+    named = f"{', '.join(colours[:-1])} and {colours[-1]}" if len(colours) > 1 else colours[0]
+    return "; ".join(part for part in (f"The scene opens in {named[:1].lower()}{named[1:]}", light) if part) + "."
 
 
 def _unmarked(text: str) -> str:
@@ -175,18 +212,26 @@ def _speech(said: list[Quote], lines: list[Line]) -> str:
     """How many speak, who they are, and the languages that were given."""
     if not said and not lines:
         return ""
-    names = {quote.speaker.casefold(): quote.speaker for quote in said}
+    names: dict[str, str] = {}
+    for quote in said:
+        names.setdefault(_same(names, quote.speaker), quote.speaker)
     for line in lines:
-        names[line.speaker.casefold()] = " in ".join(part for part in (line.speaker, line.language) if part)
+        names[_same(names, line.speaker)] = " in ".join(part for part in (line.speaker, line.language) if part)
     speakers, told = names.keys(), names.values()
     count = _MORE_THAN_ONE[len(speakers)] if len(speakers) < len(_MORE_THAN_ONE) else f"{len(speakers)} speakers"
     named = ", ".join(lower_first(name) for name in told if name)
     return f"{count}: {named}" if named else count
 
 
+def _same(names: Mapping[str, str], speaker: str) -> str:
+    """By what a speaker is known: "the fisherman" is "an old fisherman", who was named before."""
+    bare = re.sub(r"^(?:an?|the|one)\s+", "", speaker.casefold())
+    return next((name for name in names if bare and name.endswith((" " + bare, "的" + bare))), bare)
+
+
 def _action(idea: str) -> str:
-    """Where no sound is named: that of what is seen, and no other."""
+    """Where no sound is named: that of what is seen, and no other; what moves is named if it can be heard."""
     seen = one_line(first_moment(idea))
     first = sentences(seen)[0].strip().rstrip(".!?。！？ ") if seen else ""
-    plain = 0 < len(first) <= LONGEST_ACTION and not quotations(first)
+    plain = 0 < len(first) <= LONGEST_ACTION and not quotations(first) and SEEN_AND_HEARD.search(first)
     return f"the sound of what is seen: {lower_first(first)}" if plain else "the sound of what is seen"

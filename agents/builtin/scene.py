@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 
+from agents.builtin.absent import without_absent
+
 Colour = tuple[int, int, int]
 
 MOST_THINGS = 6  # that are painted
@@ -35,14 +37,17 @@ THINGS = {
     "triangle": "triangle, pyramid, cone, 三角形, 三角, 金字塔, 圆锥",
     "star": "star, 星星, 五角星, 星形, 星",
     "heart": "heart, 心形, 爱心, 红心",
-    "person": "person, man, woman, boy, girl, child, men, women, people, children, keeper, figure, lady, guy, "
-    "teacher, chef, dancer, singer, astronaut, fisherman, king, queen, soldier, "
-    "人, 男人, 女人, 男孩, 女孩, 孩子, 老人, 小孩, 姑娘, 女士, 男士, 奶奶, 爷爷, 妈妈, 爸爸, 老师, 厨师, "
-    "女子, 男子, 宇航员",
+    "person": "person, man, men, people, keeper, figure, guy, "
+    "teacher, chef, dancer, singer, astronaut, fisherman, king, soldier, sailor, father, grandfather, "
+    "人, 男人, 老人, 男士, 爷爷, 爸爸, 老师, 厨师, 男子, 宇航员, 渔夫, 父亲, 国王, 士兵, 水手",
+    "woman": "woman, women, lady, ladies, queen, princess, mother, grandmother, 女人, 女士, 奶奶, 妈妈, 女子, 姑娘, "
+    "母亲, 公主, 王后",
+    "child": "child, children, boy, girl, kid, 孩子, 男孩, 女孩, 小孩, 少年, 少女",
     "robot": "robot, android, 机器人",
     "tree": "tree, oak, pine, 树, 大树, 松树, 树木",
     "house": "house, cottage, cabin, hut, barn, 房子, 小屋, 木屋, 房屋",
     "boat": "boat, ship, sailboat, yacht, 船, 小船, 帆船, 轮船",
+    "rowboat": "rowboat, rowing boat, canoe, kayak, dinghy, 划艇, 独木舟, 小木船",
     "lighthouse": "lighthouse, 灯塔",
     "sun": "sun, 太阳",
     "moon": "moon, 月亮, 明月",
@@ -53,6 +58,8 @@ THINGS = {
     "butterfly": "butterfly, butterflies, moth, 蝴蝶",
     "fish": "fish, fishes, goldfish, shark, 鱼, 金鱼, 小鱼",
     "cat": "cat, kitten, 猫, 小猫, 猫咪",
+    "fox": "fox, foxes, vixen, 狐狸, 小狐狸",
+    "horse": "horse, pony, ponies, stallion, mare, 马, 小马, 骏马",
     "dog": "dog, puppy, puppies, 狗, 小狗, 狗狗",
     "flower": "flower, roses, tulip, daisy, daisies, 花, 花朵, 玫瑰, 郁金香",
     "sunflower": "sunflower, 向日葵",
@@ -65,6 +72,9 @@ THINGS = {
     "umbrella": "umbrella, parasol, 雨伞, 伞",
     "apple": "apple, 苹果",
     "rocket": "rocket, spaceship, 火箭, 飞船",
+    "piano": "piano, grand piano, 钢琴",
+    "bookshelf": "bookshelf, bookshelves, bookcase, book shelf, shelf, shelves, 书架, 书柜",
+    "sofa": "sofa, couch, couches, armchair, 沙发",
     "book": "book, 书, 书本",
     "sign": "sign, signboard, billboard, 招牌, 牌子, 路牌",
     "lamp": "lamp, lantern, 灯, 台灯, 灯笼, 路灯",
@@ -76,9 +86,9 @@ GROUNDS = {
     "grass": "grass, lawn, meadow, field, park, garden, 草, 草地, 草坪, 公园, 花园, 田野, 草原",
     "sand": "sand, desert, dune, 沙, 沙漠, 沙地, 沙丘",
     "snow": "snow, snowy, 雪地, 雪, 积雪",
-    "water": (
-        "water, sea, ocean, lake, river, pond, harbor, harbour, 水, 海, 大海, 海面, 湖, 湖面, 河, 河流, 水面, 港口"
-    ),
+    "water": "water, sea, ocean, harbor, harbour, 水, 海, 大海, 海面, 水面, 港口",
+    "lake": "lake, river, pond, 湖, 湖面, 湖上, 河, 河流, 池塘",
+    "roof": "roof, rooftop, 屋顶, 房顶, 楼顶, 天台",
     "road": "road, street, highway, asphalt, pavement, 路, 马路, 街, 街道, 公路",
     "stone": "stone, rock, cliff, cobblestone, marble floor, 石头, 岩石, 悬崖",
     "earth": "soil, mud, ground, dirt, 泥土, 大地, 土地",
@@ -103,7 +113,8 @@ LIGHTS = {
 }
 WEATHERS = {
     "rain": "rain, rainy, raining, rains, storm, stormy, 雨, 下雨, 暴雨, 雨中",
-    "snowfall": "snowing, snowfall, snowflake, blizzard, 下雪, 飘雪, 雪花",
+    "snowfall": "snowing, snowfall, snowflake, blizzard, falling snow, snow falls, snow falling, snow is falling, "
+    "snow fell, heavy snow, light snow, 下雪, 飘雪, 雪花, 落雪, 下着雪, 飘着雪, 雪纷纷, 大雪, 小雪, 雪落",
     "fog": "fog, foggy, mist, misty, haze, 雾, 薄雾, 大雾",
 }
 MATERIALS = {
@@ -129,6 +140,9 @@ STOPS = ".!?;。！？；\n"  # adjectives go no further
 PREPOSITIONS = (
     "on, in, at, by, near, over, under, above, below, behind, against, with, into, onto, through, beside, 在, 上"
 )
+
+
+_ROWING = re.compile(r"\brow(?:s|ed|ing|er|ers)?\b|\boars?\b|\bpaddl|划|船桨", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -169,11 +183,22 @@ class Scene:
 
 
 def scene(prompt: str) -> Scene:
-    """What a prompt names that can be painted; words in quotes are read as well as any."""
+    """What a prompt names that can be painted, but not what it says is absent; words in quotes are read as well."""
     reading = _Reading()
-    for kind, name in _tokens(prompt.lower()):
+    for kind, name in _tokens(without_absent(prompt).lower()):
         reading.take(kind, name)
-    return reading.finished()
+    return _rowed(reading.finished()) if _ROWING.search(prompt) else reading.finished()
+
+
+def _rowed(found: Scene) -> Scene:
+    """A boat that is rowed has no sail."""
+    things = tuple(replace(thing, name="rowboat") if thing.name == "boat" else thing for thing in found.things)
+    return replace(found, things=things)
+
+
+def names_a_colour(text: str) -> bool:
+    """Whether any colour is named."""
+    return any(kind == "colour" for kind, _ in _tokens(text.lower()))
 
 
 class _Reading:
@@ -183,6 +208,7 @@ class _Reading:
         self.scene = Scene()
         self.colours: list[Colour] = []
         self.material, self.tone, self.count, self.size, self.of = "", "", 1, 1.0, False
+        self.other = False
 
     def take(self, kind: str, name: str) -> None:
         """One word that is known."""
@@ -223,11 +249,13 @@ class _Reading:
                 self.size = 1.25 if name == "large" else 0.7
             case "tone":
                 self.tone = name
+            case "other":
+                self.other = True
         self.of = kind == "of"
 
     def _thing(self, name: str) -> None:
         same = [thing for thing in self.scene.things if thing.name == name]
-        if same and (not self.colours or tuple(self.colours) == same[0].colours):
+        if same and not self.other and (not self.colours or tuple(self.colours) == same[0].colours):
             self._clear()
             return  # the same one, mentioned again
         thing = Thing(name, tuple(self.colours), self.material, self.count, self.size)
@@ -237,7 +265,8 @@ class _Reading:
     def _surface(self, kind: str, name: str) -> None:
         surface = Surface(name, self.colours[0] if self.colours else None, self.material)
         if kind == "ground":
-            self.scene = replace(self.scene, ground=self.scene.ground or surface)
+            higher = name == "roof" or self.scene.ground is None  # one stands on a roof, whatever lies below
+            self.scene = replace(self.scene, ground=surface if higher else self.scene.ground)
         else:
             self.scene = replace(self.scene, place=self.scene.place or surface)
         self._clear()
@@ -255,6 +284,7 @@ class _Reading:
     def _clear(self) -> None:
         self.colours = []
         self.material, self.tone, self.count, self.size, self.of = "", "", 1, 1.0, False
+        self.other = False
 
 
 def _toned(colour: Colour, tone: str) -> Colour:
@@ -295,6 +325,7 @@ def _vocabulary() -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
                 if kind in ("thing", "ground", "place") and word.isascii():
                     meanings.setdefault(word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s"), (kind, name))
     meanings["of"] = ("of", "")
+    meanings |= dict.fromkeys(("another", "另一", "另外一"), ("other", ""))
     meanings |= dict.fromkeys([*STOPS, *PREPOSITIONS.split(", ")], ("stop", ""))
     ordered = sorted(meanings, key=len, reverse=True)
     words = "|".join(
@@ -307,6 +338,7 @@ def _vocabulary() -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
 # Longer words in which a known one means something else.
 _IGNORED = (
     "eye level, close-up, ring tone, rings out, light bulb, snow white, soft light, 地球, 星球, 人群, "
+    "piano music, piano melody, piano tune, 钢琴曲, 钢琴声, 马上, 河马, 斑马, 木马, 马克, 罗马, 机器人声, "
     "大家, 大声, 小心, 云南, 水平, 画面, 方向, 回家, 开花, 关心, 中心, 鱼眼, 明星, 火花, 浪花, 雪白, 木偶, "
     "车站, 书写, 路过, 走路, 一路, 青年, 钟声, 铃声, 雨声, 水声, 海浪声, 大约, 大概, 水彩"
 )

@@ -11,6 +11,7 @@ from agents.quotation import outside, quotations
 
 _IDEOGRAPH = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _IDEOGRAPHIC = re.compile(f"[{_IDEOGRAPH}]")
+_IDEOGRAPHS, _LATIN = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[A-Za-z]")
 _SENTENCE_END = re.compile(r"(?:[.!?…]+[)\]]*(?=\s|$)|[。！？]+|\n)\s*")
 _CLAUSE_END = re.compile(r"(?:[,;:](?=\s|$)|[，；：、]|—|[.!?…]+(?=\s|$)|[。！？]+|\n)\s*")
 _WORD_END = re.compile(rf"\s+|(?<=[{_IDEOGRAPH}])")
@@ -94,13 +95,39 @@ def lower_first(text: str) -> str:
     return text[:1].lower() + text[1:] if first.lower() in _ORDINARY else text
 
 
+def mostly_ideographs(text: str) -> bool:
+    """Whether a text is Chinese, a word in Latin letters now and then notwithstanding."""
+    return 2 * len(_IDEOGRAPHS.findall(text)) > len(_LATIN.findall(text))
+
+
 def upper_first(text: str) -> str:
     """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
 _ORDINARY = frozenset(
-    ("a", "an", "the", "in", "on", "at", "two", "three", "some", "his", "her", "its", "my", "our", "their", "one")
+    (
+        "a",
+        "an",
+        "the",
+        "in",
+        "on",
+        "at",
+        "two",
+        "three",
+        "some",
+        "his",
+        "her",
+        "its",
+        "my",
+        "our",
+        "their",
+        "one",
+        "he",
+        "she",
+        "they",
+        "it",
+    )
 )
 
 

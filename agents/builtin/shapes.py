@@ -135,6 +135,23 @@ def _person(pen: Pen, colour: Colour) -> None:
     pen.arc(0, -0.56, 0.09, 25, 155, darker(SKIN, 0.5), 0.02)
 
 
+def _woman(pen: Pen, colour: Colour) -> None:
+    hair = (92, 58, 44)
+    pen.ellipse(0, -0.58, 0.28, 0.36, hair)
+    for side in (-1, 1):
+        pen.line([(side * 0.09, 0.6), (side * 0.1, 0.93)], SKIN, 0.09)
+        pen.ellipse(side * 0.12, 0.95, 0.1, 0.04, INK)
+        pen.line([(side * 0.19, -0.2), (side * 0.36, 0.24)], darker(colour, 0.18), 0.12)
+        pen.ellipse(side * 0.37, 0.28, 0.06, 0.06, SKIN)
+    pen.polygon([(-0.19, -0.3), (0.19, -0.3), (0.2, 0.05), (0.42, 0.68), (-0.42, 0.68), (-0.2, 0.05)], colour)
+    pen.box(-0.06, -0.42, 0.06, -0.28, SKIN)
+    pen.ellipse(0, -0.6, 0.19, 0.23, SKIN)
+    pen.polygon([(-0.21, -0.62), (-0.12, -0.86), (0.18, -0.84), (0.22, -0.58), (0.05, -0.74)], hair)
+    pen.ellipse(-0.07, -0.58, 0.02, 0.028, INK)
+    pen.ellipse(0.07, -0.58, 0.02, 0.028, INK)
+    pen.arc(0, -0.54, 0.08, 25, 155, (190, 84, 84), 0.025)
+
+
 def _robot(pen: Pen, colour: Colour) -> None:
     pen.line([(0, -0.95), (0, -0.7)], INK, 0.04)
     pen.ellipse(0, -0.93, 0.06, 0.06, (230, 80, 70))
@@ -174,6 +191,15 @@ def _boat(pen: Pen, colour: Colour) -> None:
     pen.polygon([(-0.07, -0.7), (-0.52, 0.36), (-0.07, 0.36)], (232, 228, 216))
     pen.polygon([(-0.92, 0.48), (0.92, 0.48), (0.62, 0.95), (-0.62, 0.95)], colour)
     pen.polygon([(-0.92, 0.48), (0.92, 0.48), (0.87, 0.57), (-0.87, 0.57)], lighter(colour, 0.45))
+
+
+def _rowboat(pen: Pen, colour: Colour) -> None:
+    for side in (-1, 1):
+        pen.line([(side * 0.2, 0.42), (side * 0.94, 0.84)], BARK, 0.045)
+        pen.ellipse(side * 0.92, 0.83, 0.09, 0.05, BARK)
+    pen.polygon([(-0.98, 0.44), (0.98, 0.44), (0.66, 0.94), (-0.66, 0.94)], colour)
+    pen.polygon([(-0.98, 0.44), (0.98, 0.44), (0.93, 0.54), (-0.93, 0.54)], lighter(colour, 0.4))
+    pen.line([(-0.74, 0.72), (0.74, 0.72)], darker(colour, 0.2), 0.025)
 
 
 def _lighthouse(pen: Pen, colour: Colour) -> None:
@@ -288,6 +314,77 @@ def _dog(pen: Pen, colour: Colour) -> None:
     pen.ellipse(0, -0.14, 0.22, 0.18, lighter(colour, 0.45))
     pen.ellipse(0, -0.22, 0.09, 0.065, INK)
     pen.arc(0, -0.12, 0.1, 20, 160, INK, 0.03)
+
+
+def _fox(pen: Pen, colour: Colour) -> None:
+    pen.ellipse(0.58, 0.6, 0.34, 0.2, colour)
+    pen.ellipse(0.8, 0.52, 0.15, 0.13, (250, 246, 238))
+    pen.ellipse(0, 0.52, 0.38, 0.46, colour)
+    pen.ellipse(0, 0.58, 0.2, 0.34, (250, 246, 238))
+    for side in (-1, 1):
+        pen.polygon([(side * 0.46, -0.98), (side * 0.46, -0.36), (side * 0.06, -0.58)], colour)
+        pen.polygon([(side * 0.41, -0.84), (side * 0.4, -0.5), (side * 0.2, -0.6)], INK)
+        pen.ellipse(side * 0.16, 0.92, 0.13, 0.08, INK)
+    pen.polygon([(-0.52, -0.42), (0, -0.66), (0.52, -0.42), (0.06, 0.16), (-0.06, 0.16)], colour)
+    for side in (-1, 1):
+        pen.polygon([(side * 0.5, -0.4), (side * 0.14, -0.24), (side * 0.05, 0.14)], (250, 246, 238))
+        pen.ellipse(side * 0.18, -0.34, 0.05, 0.06, INK)
+    pen.ellipse(0, 0.12, 0.08, 0.07, INK)
+
+
+def _horse(pen: Pen, colour: Colour) -> None:
+    mane = darker(colour, 0.5)
+    pen.line([(-0.6, 0.0), (-0.84, 0.2), (-0.88, 0.58)], mane, 0.13)
+    for x, tone in ((-0.5, 0.22), (-0.34, 0.0), (0.22, 0.22), (0.36, 0.0)):
+        pen.box(x - 0.07, 0.2, x + 0.07, 0.92, darker(colour, tone))
+        pen.box(x - 0.09, 0.88, x + 0.09, 0.98, INK)
+    pen.ellipse(-0.08, 0.12, 0.58, 0.3, colour)
+    pen.polygon([(0.16, 0.1), (0.44, -0.66), (0.72, -0.56), (0.5, 0.22)], colour)
+    pen.line([(0.2, -0.04), (0.34, -0.42), (0.5, -0.74)], mane, 0.13)
+    pen.polygon([(0.48, -0.8), (0.52, -0.98), (0.62, -0.76)], colour)
+    pen.polygon([(0.42, -0.66), (0.62, -0.8), (0.98, -0.4), (0.9, -0.24), (0.78, -0.26), (0.56, -0.42)], colour)
+    pen.ellipse(0.66, -0.6, 0.04, 0.045, INK)
+    pen.ellipse(0.9, -0.36, 0.03, 0.025, INK)
+
+
+def _piano(pen: Pen, colour: Colour) -> None:
+    for x in (-0.8, 0.8):
+        pen.box(x - 0.08, 0.2, x + 0.08, 0.98, darker(colour, 0.3))
+    pen.box(-0.94, -0.72, 0.94, 0.8, colour, 0.05)
+    pen.box(-0.98, -0.8, 0.98, -0.68, lighter(colour, 0.2), 0.03)
+    pen.box(-0.6, -0.5, 0.6, -0.1, lighter(colour, 0.12), 0.04)
+    pen.box(-0.98, 0.26, 0.98, 0.44, darker(colour, 0.3))
+    pen.box(-0.86, 0.06, 0.86, 0.3, (250, 248, 242))
+    for index in range(1, 14):
+        x = -0.86 + index * 1.72 / 14
+        pen.line([(x, 0.07), (x, 0.29)], (150, 148, 146), 0.012)
+        if index % 7 not in (0, 3):
+            pen.box(x - 0.032, 0.06, x + 0.032, 0.2, (20, 20, 24))
+
+
+def _bookshelf(pen: Pen, colour: Colour) -> None:
+    spines = ((178, 62, 58), (64, 104, 150), (222, 178, 82), (82, 134, 92), (122, 84, 140), (226, 214, 190))
+    pen.box(-0.7, -0.98, 0.7, 0.98, colour)
+    for row in range(4):
+        top = -0.9 + row * 0.46
+        pen.box(-0.62, top, 0.62, top + 0.38, darker(colour, 0.45))
+        x, index = -0.6, row * 2
+        while x < 0.5:
+            wide = 0.09 + 0.03 * (index * 7 % 3)
+            pen.box(x, top + 0.04 + 0.04 * (index * 5 % 3), x + wide, top + 0.38, spines[index % len(spines)])
+            x, index = x + wide + 0.012, index + 1
+
+
+def _sofa(pen: Pen, colour: Colour) -> None:
+    for x in (-0.76, 0.76):
+        pen.box(x - 0.06, 0.8, x + 0.06, 0.98, BARK)
+    pen.box(-0.84, -0.18, 0.84, 0.6, darker(colour, 0.12), 0.16)
+    for left in (-0.74, 0.02):
+        pen.box(left, 0.28, left + 0.72, 0.62, lighter(colour, 0.14), 0.1)
+    pen.box(-0.8, 0.54, 0.8, 0.86, colour, 0.06)
+    for side in (-1, 1):
+        middle = side * 0.84
+        pen.box(middle - 0.14, 0.1, middle + 0.14, 0.86, darker(colour, 0.05), 0.13)
 
 
 def _flower(pen: Pen, colour: Colour) -> None:
@@ -417,10 +514,13 @@ SHAPES: dict[str, Shape] = {
     "star": (_star, (247, 205, 70), 1.05, "air"),
     "heart": (_heart, (220, 62, 76), 1.05, "air"),
     "person": (_person, (70, 120, 168), 1.75, "ground"),
+    "woman": (_woman, (186, 74, 108), 1.7, "ground"),
+    "child": (_person, (232, 156, 60), 1.25, "ground"),
     "robot": (_robot, (150, 172, 190), 1.4, "ground"),
     "tree": (_tree, LEAF, 1.75, "outside"),
     "house": (_house, (236, 208, 168), 1.7, "outside"),
     "boat": (_boat, (176, 70, 58), 1.15, "water"),
+    "rowboat": (_rowboat, (150, 98, 60), 1.5, "water"),
     "lighthouse": (_lighthouse, (206, 58, 52), 2.1, "coast"),
     "sun": (_sun, (253, 196, 62), 0.7, "sky"),
     "moon": (_moon, (246, 238, 206), 0.55, "night"),
@@ -432,6 +532,8 @@ SHAPES: dict[str, Shape] = {
     "fish": (_fish, (242, 140, 58), 0.95, "underwater"),
     "cat": (_cat, (222, 152, 88), 1.1, "ground"),
     "dog": (_dog, (188, 132, 82), 1.1, "ground"),
+    "fox": (_fox, (222, 112, 48), 1.1, "ground"),
+    "horse": (_horse, (140, 92, 60), 1.6, "outside"),
     "flower": (_flower, (232, 96, 124), 1.15, "outside"),
     "sunflower": (_flower, (248, 200, 52), 1.3, "outside"),
     "mountain": (_mountain, (112, 124, 146), 1.9, "outside"),
@@ -444,6 +546,9 @@ SHAPES: dict[str, Shape] = {
     "apple": (_apple, (206, 46, 50), 0.8, "ground"),
     "rocket": (_rocket, (236, 238, 242), 1.4, "space"),
     "book": (_book, (64, 96, 150), 0.95, "ground"),
+    "piano": (_piano, (52, 44, 48), 1.4, "indoors"),
+    "bookshelf": (_bookshelf, (150, 104, 66), 1.75, "indoors"),
+    "sofa": (_sofa, (92, 122, 140), 1.5, "indoors"),
     "sign": (_sign, (250, 244, 226), 1.2, "ground"),
     "lamp": (_lamp, (240, 196, 110), 1.2, "ground"),
 }

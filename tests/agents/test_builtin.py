@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import BytesIO
 
 import pytest
@@ -111,7 +112,7 @@ def test_a_prompt_keeps_every_rule_of_the_checker(writer: Writer, idea: str, sou
 @pytest.mark.parametrize("idea", IDEAS, ids=lambda idea: idea[:40])
 def test_an_image_prompt_begins_with_the_shot_and_is_no_longer_than_may_be(writer: Writer, idea: str) -> None:
     prompt = write_image_prompt(writer, idea, 640, 352, longest=800).text
-    assert prompt.split(",")[0] in ("Medium shot", "Close-up")
+    assert prompt.replace("，", ",").split(",")[0] in ("Medium shot", "Close-up", "中景")
     assert len(prompt) <= 800
     assert words_in(image(writer, idea)) <= 250
 
@@ -181,7 +182,7 @@ def test_the_sound_desk_is_woven_in_in_the_order_of_training(writer: Writer) -> 
     story, audio = paragraphs(video(writer, "A keeper opens a door.", **SOUND.material()))
     assert story == (
         'A keeper opens a door. The keeper says in English: "Who is there?" 女孩 says in 中文: "你好，世界". '
-        'A voice says: "He said "no" twice".'
+        "A voice says: \"He said 'no' twice\"."
     )
     assert audio == (
         "The audio shows three speakers: the keeper in English, 女孩 in 中文。 Sound effects: a creak, steady. "
@@ -247,12 +248,12 @@ def test_asked_again_it_answers_the_same(writer: Writer) -> None:
             "Watercolor of a boat at dusk",
             "Medium shot, eye level, watercolor style, dusk light. Watercolor of a boat at dusk.",
         ),
-        ('An old man says: "Hello."', "Medium shot, eye level. An old man."),
-        ('"Stop!" shouts a woman in red.', "Medium shot, eye level. A woman in red."),
+        ('An old man says: "Hello."', "Medium shot, eye level. An old man is in the picture."),
+        ('"Stop!" shouts a woman in red.', "Medium shot, eye level. A woman in red is in the picture."),
         ('A sign reads "OPEN" over a door', 'Medium shot, eye level. A sign reads "OPEN" over a door.'),
-        ("一只红色的球在弹跳，然后滚走。", "Medium shot, eye level. 一只红色的球在弹跳。"),
-        ("特写，俯视：一只猫，黄昏", "特写, 俯视, 黄昏. 一只猫。"),
-        ("女孩说：“走吧。”招牌写着“营业中”。", "Medium shot, eye level. 女孩。 招牌写着“营业中”。"),
+        ("一只红色的球在弹跳，然后滚走。", "中景，平视。一只红色的球在弹跳。"),
+        ("特写，俯视：一只猫，黄昏", "特写，俯视，黄昏。一只猫。"),
+        ("女孩说：“走吧。”招牌写着“营业中”。", "中景，平视。画面中有女孩。招牌写着“营业中”。"),
         ("A lamp stands next to a wall. Later it falls.", "Medium shot, eye level. A lamp stands next to a wall."),
         ("", "Medium shot, eye level."),
     ],
@@ -280,6 +281,112 @@ def test_quotes_are_known_for_what_they_are(idea: str, roles: list[Role], speake
     found = quoted(idea)
     assert [quote.role for quote in found] == roles
     assert [quote.speaker for quote in found] == speakers
+
+
+@pytest.mark.parametrize(
+    ("idea", "prompt"),
+    [
+        ("An empty street, no people, text, not a single car. Rain falls.", "An empty street. Rain falls."),
+        ("A street without people or cars, a red ball lies there.", "A street, a red ball lies there."),
+        ("A street, no people, neon light, a red ball.", "A street, a red ball."),
+        ("No people walk on the road.", "The scene is on the road."),
+        ("There are no people in the room.", "The scene is in the room."),
+        ("A man without a hat walks through the rain.", "A man walks through the rain."),
+        ("A baker opens a shop. No people around.", "A baker opens a shop."),
+        ("The door opens; nobody is there.", "The door opens."),
+        ("A man is no longer young.", "A man is no longer young."),
+        ('A sign reads "NO DOGS" in a park.', 'A sign reads "NO DOGS" in a park.'),
+        ("街上没有人，一只猫走过。", "街上，一只猫走过。"),
+        ("没有人的街道，不要出现文字和汽车，下着雨。", "街道，下着雨。"),
+        ("一架无人机飞过。", "一架无人机飞过。"),
+    ],
+)
+def test_what_is_said_to_be_absent_is_no_part_of_the_image_prompt(writer: Writer, idea: str, prompt: str) -> None:
+    found = image(writer, idea)
+    assert re.sub(r"^(?:[^.。]*[.。])\s*", "", found) == prompt
+
+
+@pytest.mark.parametrize(
+    ("idea", "speakers", "seen"),
+    [
+        (
+            'Mia, laughing: "Catch it, Tom!" Tom whispers, "I have it."',
+            ["Mia", "Tom"],
+            "Mia is laughing. Tom is in the picture.",
+        ),
+        ('An old fisherman rows. He says: "Calm."', ["the old fisherman"], "An old fisherman rows."),
+        ('A woman meets a boy. She says: "Hi."', ["the woman"], "A woman meets a boy."),
+        ('"Shalom" she says.', ["she"], "A woman is in the picture."),
+        ('A woman opens a door. "Shalom" she says.', ["the woman"], "A woman opens a door."),
+        ('"Hi!" an old woman says and waves.', ["an old woman"], "An old woman waves."),
+        ('Then she says "hi" and leaves.', ["she"], "She leaves."),
+        ('"Hi," Tom says, "how are you?"', ["Tom", "Tom"], "Tom is in the picture."),
+        ('Two children shout: "Go!"', ["Two children"], "Two children are in the picture."),
+        ('A man says "a" and a boy says "b"', ["A man", "a boy"], "A man and a boy are in the picture."),
+        ('A girl (whispering): "Boo."', ["A girl"], "A girl is in the picture."),
+        ('A baker opens her shop and says, "Hi!"', ["A baker"], "A baker opens her shop."),
+        ('A girl raises her hand: "Me!"', ["A girl"], "A girl raises her hand."),
+        ('A boy runs. "Goal!" he shouts, jumping.', ["the boy"], "A boy runs. He is jumping."),
+        ("他推开门，轻声说：“有人吗？”", ["他"], "他推开门。"),
+        ("女孩举手说：“我！”", ["女孩"], "女孩举手。"),
+        ("“你好。”她轻声说。", ["她"], "画面中有一个女人。"),
+        ("一位老渔夫在划船。他低声说：“平静。”", ["老渔夫"], "一位老渔夫在划船。"),
+        ("一个男人走进厨房。“早。”他说。", ["男人"], "一个男人走进厨房。"),
+        ("一个女人说：“a。”一个男人回答：“b。”", ["女人", "男人"], "画面中有一个女人。画面中有一个男人。"),
+        ("米娅笑着：“接住！”", ["米娅"], "米娅笑着。"),
+    ],
+)
+def test_speakers_are_known_and_stay_in_the_picture(writer: Writer, idea: str, speakers: list[str], seen: str) -> None:
+    assert [quote.speaker for quote in quoted(idea)] == speakers
+    assert image(writer, idea).removeprefix("Medium shot, eye level. ").removeprefix("中景，平视。") == seen
+
+
+@pytest.mark.parametrize(
+    ("idea", "effects"),
+    [
+        ("Oars creaking, gulls crying.", ("Oars creaking", "gulls crying")),
+        (
+            "A brown dog runs. Its paws crunch. It stops and barks twice.",
+            ("the brown dog's paws crunch", "the brown dog barks twice"),
+        ),
+        ("小狗跑过雪地。它停下来，叫了两声。", ("小狗叫了两声",)),
+        ("A dog sleeps, no barking, no music.", ()),
+    ],
+)
+def test_every_sound_is_kept_with_what_makes_it(idea: str, effects: tuple[str, ...]) -> None:
+    assert sounds(idea).effects == effects
+
+
+def test_where_nothing_is_known_to_sound_no_sound_is_made_up(writer: Writer) -> None:
+    assert paragraphs(video(writer, "a fox sleeps"))[-1] == "The audio shows the sound of what is seen."
+    assert sounds('"Hi!" an old woman says and waves.') == Sounds()
+
+
+@pytest.mark.parametrize(
+    ("words", "marked"),
+    [
+        ('Breakfast is ready, "champ"!', "\"Breakfast is ready, 'champ'!\""),
+        ('the 12" pipe', '“the 12" pipe”'),
+        ("他说“好”了", '"他说“好”了"'),
+    ],
+)
+def test_it_is_clear_where_a_line_with_marks_in_it_ends(writer: Writer, words: str, marked: str) -> None:
+    sound = Sound(dialogue=(Line(speaker="Mum", words=words),))
+    prompt = finish(write_video_prompt(writer, "A man eats.", None, sound).text)
+    assert f"Mum says: {marked}" in prompt
+    assert check(prompt, Asked(idea="A man eats.", sound=sound)) == ()
+
+
+def test_of_the_measured_colours_at_most_three_are_named_and_none_beside_the_ideas_own(writer: Writer) -> None:
+    palette = "Grey (40 %), dark blue (30 %), dark grey (10 %), red (9 %) and white (8 %); bright, with soft contrast."
+    seen = Elements(palette, "Landscape", CAVEAT).as_text()
+    assert video(writer, "a ball", elements=seen).startswith(
+        "The scene opens in grey, dark blue and dark grey; bright, with soft contrast. A ball."
+    )
+    assert video(writer, "a green ball", elements=seen).startswith(
+        "The first frame is bright, with soft contrast. A green ball."
+    )
+    assert video(writer, "绿色的球", elements=seen).startswith("The first frame is bright")
 
 
 def test_camera_style_and_light_are_the_ideas_own() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from agents.builtin.backdrop import GROUND_COLOURS
 from agents.builtin.measure import COLOURS as NAMED
 from agents.builtin.measure import _named
-from agents.builtin.paint import GROUND_OF_PLACE, PLACE_OF_GROUND
+from agents.builtin.paint import GROUND_OF_PLACE, PLACE_OF_GROUND, _where
 from agents.builtin.scene import COLOURS, GROUNDS, PLACES, THINGS, Scene, scene
 from agents.builtin.shapes import SHAPES
 from agents.first_frame import paint
@@ -155,6 +155,54 @@ def test_each_thing_can_be_seen_in_either_language(painter: Painter, name: str) 
 )
 def test_a_prompt_is_read_for_its_things(prompt: str, things: list[tuple[str, int, int]]) -> None:
     assert [(thing.name, thing.count, len(thing.colours)) for thing in scene(prompt).things] == things
+
+
+@pytest.mark.parametrize(
+    ("prompt", "things"),
+    [
+        ("A street, no people, dogs, not a single car.", []),
+        ("a park without people, a red ball", ["ball"]),
+        ("街上没有人，一只猫", ["cat"]),
+        ("A woman and a man", ["woman", "person"]),
+        ("画面中有一个女人。画面中有一个男人。", ["woman", "person"]),
+        ("A man. Another man.", ["person", "person"]),
+        ("A fisherman rows a boat.", ["person", "rowboat"]),
+        ("渔夫在湖上划船", ["person", "rowboat"]),
+        ("A boat sails.", ["boat"]),
+        ("猫从书架跳到沙发上", ["cat", "bookshelf", "sofa"]),
+        ("Piano music, a horse", ["horse"]),
+        ("马上下雨", []),
+    ],
+)
+def test_what_is_there_is_painted_and_what_is_absent_is_not(prompt: str, things: list[str]) -> None:
+    assert [thing.name for thing in scene(prompt).things] == things
+
+
+@pytest.mark.parametrize(
+    ("prompt", "place", "ground"),
+    [
+        ("猫从书架跳到沙发上", "room", "floor"),
+        ("a cat on a rooftop above the sea", "city", "roof"),
+        ("a dog runs, snow falls", "hills", "snow"),
+        ("一只狗，下着雪", "hills", "snow"),
+        ("a boat on a lake", "hills", "lake"),
+    ],
+)
+def test_things_are_where_they_belong(prompt: str, place: str, ground: str) -> None:
+    found_place, found_ground = _where(scene(prompt))
+    assert (found_place, found_ground.name if found_ground else "") == (place, ground)
+
+
+def test_a_rower_sits_in_the_boat_and_has_no_beach(painter: Painter) -> None:
+    picture = pixels(painter, "a fisherman rows a boat on a lake in fog")
+    assert share(picture[-28:], "beige", "yellow", "green", "light green") < 0.05
+
+
+def test_snow_falls_as_flakes_but_not_indoors(painter: Painter) -> None:
+    assert scene("A fox, falling snow").weather == scene("雪花飘落").weather == "snowfall"
+    assert scene("A fox in the snow").weather == ""
+    indoors = pixels(painter, "a sofa in a red room, snow falls outside")
+    assert (indoors == pixels(painter, "a sofa in a red room outside")).all() or share(indoors[:40], "white") < 0.02
 
 
 def test_ground_place_and_light_are_read() -> None:

@@ -11,9 +11,10 @@ from streamlit.testing.v1 import AppTest
 
 from agents.checker import Rule
 from agents.troubles import Trouble
+from app import steps
 from app.jobs import Failure, Full, Job, Kind, Progress, Status, Step, Version
-from app.steps import State, standing
-from app.store import JobStore
+from app.steps import State, next_step, standing
+from app.store import JobStore, StoreError
 from app.texts import catalogue
 from app.ui import share_done
 from tests.app.conftest import picture
@@ -187,6 +188,20 @@ def test_what_the_checker_finds_is_shown(store: JobStore, language: str, words: 
         assert word in page.warning[0].value.replace("\\", "")
 
 
+def test_words_are_checked_once_however_often_they_are_drawn(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, checked = "A ball that nobody has checked before.", []
+    check = steps.check
+
+    def count(prompt: str, *rest: Any) -> Any:
+        checked.append(prompt)
+        return check(prompt, *rest)
+
+    monkeypatch.setattr(steps, "check", count)
+    page = show(stage.in_review(store, prompt=words))
+    run(run(page))
+    assert checked == [words]
+
+
 @pytest.mark.parametrize("rule", Rule)
 def test_every_rule_has_its_sentence(rule: Rule) -> None:
     assert "{what}" in catalogue()[f"steps.rule_{rule}"]["zh"] or rule is Rule.EMPTY
@@ -250,6 +265,83 @@ def test_words_come_too_late_for_a_job_on_its_way(store: JobStore) -> None:
     click(page, "save_image_prompt")
     assert look(store, job.id).draft.image_prompt == IMAGE_PROMPT
     assert "Nothing was changed" in page.toast[0].value
+    assert "not saved yet" in shown(page)
+    assert "Too late." in shown(page), "they are still there to be read"
+    store.cancel(job.id)
+    run(page)
+    assert page.text_area(key=f"words_image_prompt_{job.id}").value == "Too late."
+    click(page, "save_image_prompt")
+    assert look(store, job.id).draft.image_prompt == "Too late."
+    assert not page.text_area
+
+
+@pytest.mark.parametrize("error", [StoreError("The store is busy."), OSError(28, "No space left on device")])
+def test_words_that_the_store_refuses_stay(store: JobStore, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    job = stage.in_review(store)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobStore, "write", refuse)
+        page = edit(show(job), job, Step.IMAGE_PROMPT, "A blue ball.")
+    assert page.error
+    assert page.text_area(key=f"words_image_prompt_{job.id}").value == "A blue ball."
+    click(page, "save_image_prompt")
+    assert look(store, job.id).draft.image_prompt == "A blue ball."
+    assert not page.error
+
+
+def test_words_are_there_again_after_a_visit_to_another_page(store: JobStore) -> None:
+    job = stage.in_review(store)
+    page = click(show(job), "edit_image_prompt")
+    page.text_area(key=f"words_image_prompt_{job.id}").set_value("A blue ball.")
+    run(page)
+    run(page.switch_page("../pages/queue.py"))
+    page.switch_page("../pages/clip.py")
+    page.query_params["job"] = job.id
+    run(page)
+    field = page.text_area(key=f"words_image_prompt_{job.id}")
+    assert field.value == "A blue ball."
+    assert field.proto.max_chars == 20_000
+
+
+def test_words_of_two_jobs_are_edited_side_by_side(store: JobStore) -> None:
+    first, second = stage.in_review(store), stage.in_review(store)
+    page = click(show(first), "edit_image_prompt")
+    page.text_area(key=f"words_image_prompt_{first.id}").set_value("A blue ball.")
+    run(page)
+    page.query_params["job"] = second.id
+    click(run(page), "edit_elements")
+    page.query_params["job"] = first.id
+    assert run(page).text_area(key=f"words_image_prompt_{first.id}").value == "A blue ball."
+
+
+def off(page: AppTest) -> set[str]:
+    return {str(button.key) for button in page.button if button.disabled}
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "Save or discard"), ("zh", "请先保存或放弃")])
+def test_nothing_goes_on_with_the_old_words_while_new_ones_are_written(
+    store: JobStore, language: str, words: str
+) -> None:
+    job = stage.stale(store)
+    store.use(job.id, store.versions(job.id)[Step.IMAGE_PROMPT][0])
+    page = show(job, language)
+    held = {key for key in keys(page) if key.startswith(("continue", "run_", "do_again_", "edit_", "use_"))}
+    assert {"run_stale", "edit_elements", "use_image_prompt_2", "run_from_video_prompt"} <= held
+    click(page, "edit_video_prompt")
+    mine = {"edit_video_prompt", "run_from_video_prompt", "do_again_video_prompt"}
+    assert off(page) & held == held - mine, "the card in which words are written has no such buttons"
+    assert not mine & keys(page)
+    assert words in page.button(key="continue").help
+    assert words in [popover.proto.popover.help[: len(words)] for popover in page.get("popover")]
+    assert all(popover.proto.popover.disabled for popover in page.get("popover"))
+    assert {"en": "Save or discard them below", "zh": "请先在下方保存或放弃"}[language] in shown(page)
+    click(page, "discard_video_prompt")
+    assert not off(page) & held
+    click(page, "continue")
+    assert look(store, job.id).status is Status.QUEUED
 
 
 def test_run_from_here_keeps_this_step_and_what_is_before(store: JobStore) -> None:
@@ -439,6 +531,84 @@ def test_a_frame_that_failed_is_brought_by_its_creator(store: JobStore) -> None:
     now = look(store, job.id)
     assert now.status is Status.REVIEW
     assert now.draft.first_frame
+
+
+def test_a_step_that_failed_has_one_way_on_while_it_is_written(store: JobStore) -> None:
+    page = click(show(stage.failed_at(store)), "edit_video_prompt")
+    assert not {"try_again", "do_again_video_prompt", "edit_video_prompt"} & keys(page)
+    assert page.button(key="run_from_elements").disabled
+
+
+def failed_with(store: JobStore, step: Step, *unfinished: Version, status: Status = Status.FAILED) -> Job:
+    """A job that ended in a step of which this was done already."""
+    job = stage.full_at(store, step)
+    if step is Step.FIRST_FRAME:
+        frames = [(stage.frame(store, job, place),) for place in range(len(unfinished))]
+        painted = zip(unfinished, frames, strict=True)
+        unfinished = tuple(made.model_copy(update={"pictures": frame}) for made, frame in painted)
+    store.save(job.id, job.draft.model_copy(update={"unfinished": unfinished}))
+    failure = stage.STEP_FAILURE.model_copy(update={"step": step})
+    store.close(job.id, status, failure if status is Status.FAILED else None)
+    return look(store, job.id)
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
+@pytest.mark.parametrize("count", [1, 2])
+def test_candidates_that_were_painted_before_it_stopped_may_be_taken(
+    store: JobStore, status: Status, count: int
+) -> None:
+    painted = [Version(step=Step.FIRST_FRAME, model="builtin", seconds=place) for place in range(count)]
+    job = failed_with(store, Step.FIRST_FRAME, *painted, status=status)
+    page = show(job)
+    assert "Painted before it stopped" in shown(page)
+    assert sum("frame-" in url for url in pictures(page)) == count
+    click(page, f"take_{count - 1}")
+    now = look(store, job.id)
+    assert (now.status, now.failure) == (Status.REVIEW, None)
+    assert now.draft.first_frame == job.draft.unfinished[-1].pictures[0]
+    assert "Painted before it stopped" not in shown(page)
+    others = [expander.label for expander in page.expander if "other version" in expander.label]
+    assert others == ["1 other version"] * (count - 1), "none is lost"
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
+def test_words_that_were_written_before_it_stopped_are_shown_and_taken_up(store: JobStore, status: Status) -> None:
+    written = Version(step=Step.VIDEO_PROMPT, text="A static ball.", model="gemini:gemini-flash")
+    job = failed_with(store, Step.VIDEO_PROMPT, written, status=status)
+    page = show(job)
+    text = shown(page)
+    for words in ("A static ball.", "Written before it stopped", "“static” can freeze"):
+        assert words in text
+    assert "being written once more" not in text
+    click(page, "edit_video_prompt")
+    assert page.text_area(key=f"words_video_prompt_{job.id}").value == "A static ball."
+    click(page, "save_video_prompt")
+    assert look(store, job.id).draft.prompt == "A static ball."
+
+
+def test_a_try_that_only_shortened_the_words_is_no_version(store: JobStore) -> None:
+    shortened = Version(step=Step.FIRST_FRAME, given="A ball.", model="builtin")
+    stand = standing(stage.failed_at(store), Step.FIRST_FRAME, [shortened])
+    assert stand.versions == ()
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_without_an_image_prompt_the_creators_picture_will_do(store: JobStore, failed: bool) -> None:
+    job = failed_with(store, Step.IMAGE_PROMPT, status=Status.FAILED if failed else Status.CANCELLED)
+    page = upload(show(job), picture())
+    now = look(store, job.id)
+    assert now.status is Status.REVIEW
+    assert (now.draft.first_frame or "").endswith(".png")
+    assert next_step(now) is Step.ELEMENTS
+    text = shown(page)
+    assert "Not needed" in text
+    assert "Next: **Visual elements**" in text
+    click(page, "continue")
+    assert look(store, job.id).status is Status.QUEUED
+
+
+def test_no_picture_may_be_brought_to_a_job_on_its_way(store: JobStore) -> None:
+    assert not show(stage.full_at(store, Step.IMAGE_PROMPT)).file_uploader
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
