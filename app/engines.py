@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from PIL.Image import Image
 
 from app.checkpoints import identify, playground_path
-from app.jobs import Brief, Draft, Machine, Rendered
+from app.jobs import Brief, Draft, Machine, Remote, Rendered
 from app.settings import Settings
 from mova.picture import fit_picture, open_picture
 from mova.spec import ClipSpec
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OnStep = Callable[[str, int, int], None]  # (phase, step, total); raises to cancel
+Keep = Callable[[Remote | None], None]  # notes what a server was asked for; None: that came to nothing
 
 
 class Engine(Protocol):
     """Something that renders clips."""
 
-    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
-        """Write the clip to ``target``, whole or not at all, telling ``on_step`` of every step; it may raise."""
+    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep, keep: Keep) -> Rendered:
+        """Write the clip to ``target``, whole or not at all, telling ``on_step`` of every step; it may raise.
+
+        ``keep`` notes what another machine was asked for before it is waited for; ``draft.remote`` has it after that.
+        """
 
     def free(self) -> None:
         """Give back the memory that the weights take; the next ``render`` loads them again."""
@@ -52,7 +56,7 @@ class LocalEngine:
         self._loaded: tuple[tuple[Path, str], MovaPipeline] | None = None
         self._on = Machine(engine="mova")
 
-    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
+    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep, keep: Keep) -> Rendered:
         """As ``Engine.render``. Raises what ``mova`` raises."""
         if self._loaded is None:
             on_step("loading", 0, 1)  # which begins with torch itself

@@ -111,7 +111,7 @@ class Revisions(Claims):
                 job = self._copy(db, job)
                 made = made and _moved(made, job_id, job.id)
             brief, draft = change(job.brief, job.draft)
-            draft = draft.model_copy(update={"clip": None, "rendered": None})
+            draft = draft.model_copy(update={"remote": None, "clip": None, "rendered": None})
             ended = "'queued'" if queue else "'review'"
             db.execute(
                 f"""UPDATE jobs SET brief = ?, draft = ?, status = {ended}, position = {FIRST}, cancel = 0,
