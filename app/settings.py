@@ -114,10 +114,12 @@ def _sentence(item: dict[str, Any]) -> str:
 
 def _without_its_value(item: dict[str, Any]) -> str:
     name, *entries = (str(part) for part in item["loc"])
-    known = ", ".join(SECRETIVE[name].model_fields) if SECRETIVE.get(name) else ""
-    said = f"there is no such entry; there are {known}" if item["type"] == "extra_forbidden" else item["msg"]
-    if not known:
-        return f"The setting {name} can't be used: {said}. Set STUDIO_{name.upper()}, or {name} under [{TABLE}] in {SECRETS}."
+    form = SECRETIVE[name]
+    if form is None:
+        where = f"Set STUDIO_{name.upper()}, or {name} under [{TABLE}] in {SECRETS}."
+        return f"The setting {name} can't be used: {item['msg']}. {where}"
+    unknown = f"there is no such entry; there are {', '.join(form.model_fields)}"
+    said = unknown if item["type"] == "extra_forbidden" else item["msg"]
     where = f"Set STUDIO_{name.upper()}__NAME__…, or entries under [{TABLE}.{name}.name] in {SECRETS}."
     return f"The setting {'.'.join((name, *entries))} can't be used: {said}. {where}"
 

@@ -9,12 +9,16 @@ import pytest
 from PIL import Image
 
 from app.checkpoints import identify, playground_path
-from app.engines import LocalEngine, open_engine
+from app.engines import LocalEngine, OnStep, open_engine
 from app.jobs import Brief, Cancelled, Draft
 from app.settings import Settings
 from mova.layout import CheckpointError
 from mova.picture import PictureError
 from tests.app.conftest import make_brief, picture
+
+
+def hear(phases: list[str]) -> OnStep:
+    return lambda phase, step, total: phases.append(phase)
 
 
 def quiet(phase: str, step: int, total: int) -> None:

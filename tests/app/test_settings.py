@@ -83,7 +83,10 @@ def test_broken_secrets_are_said(secrets: Path) -> None:
 
 def test_the_example_of_secrets_is_valid_when_uncommented(secrets: Path) -> None:
     example = (settings.ROOT / ".streamlit" / "secrets.toml.example").read_text()
-    secrets.write_text("\n".join(line.removeprefix("# ") if " = " in line else line for line in example.splitlines()))
+    lines = [
+        line.removeprefix("# ") if " = " in line or line.startswith("# [") else line for line in example.splitlines()
+    ]
+    secrets.write_text("\n".join(lines))
     assert load().loudness == -14
 
 
@@ -120,7 +123,7 @@ def test_an_endpoint_is_told_by_secrets_toml(secrets: Path) -> None:
 )
 def test_a_slip_with_a_key_is_explained_without_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match="(?i)providers") as caught:
+    with pytest.raises(SettingsError, match=r"(?i)providers") as caught:
         load()
     told = "".join(traceback.format_exception(caught.value))
     assert PLANTED not in told
