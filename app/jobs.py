@@ -68,6 +68,16 @@ class Kind(StrEnum):
     CLOSED = "closed"
     HUNG = "hung"
     GONE = "gone"
+    REMOTE_NONE = "remote_none"
+    REMOTE_UNREACHABLE = "remote_unreachable"
+    REMOTE_TOO_OLD = "remote_too_old"
+    REMOTE_UNHEALTHY = "remote_unhealthy"
+    REMOTE_REFUSED = "remote_refused"
+    REMOTE_FAILED = "remote_failed"
+    REMOTE_MEMORY = "remote_memory"
+    REMOTE_LOST = "remote_lost"
+    REMOTE_TIMEOUT = "remote_timeout"
+    REMOTE_BAD_CLIP = "remote_bad_clip"
     UNKNOWN = "unknown"
 
 

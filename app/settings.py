@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     loudness: float | None = Field(None, ge=-70, le=0)  # LUFS to level the sound to; None leaves it as it is
     token: SecretStr | None = None  # what pages and API ask for; demanded where the studio isn't on loopback alone
     sglang: dict[str, Server] = {}  # servers that render, by name
+    sglang_minutes: float = Field(180, gt=0)  # after which a server's clip is no longer waited for
     providers: dict[str, Endpoint] = {}  # addresses and keys of models, by the name that a choice has
 
     @field_validator("data", "checkpoint")

@@ -24,7 +24,21 @@ from app import workflow
 from app.agency import Models
 from app.engines import Engine, open_engine
 from app.explain import explain, without
-from app.jobs import CLOSED, HUNG_SECONDS, Cancelled, Draft, Failure, Job, Kind, Progress, Status, Step, Version, Worker
+from app.jobs import (
+    CLOSED,
+    HUNG_SECONDS,
+    LOCAL,
+    Cancelled,
+    Draft,
+    Failure,
+    Job,
+    Kind,
+    Progress,
+    Status,
+    Step,
+    Version,
+    Worker,
+)
 from app.settings import SettingsError, load, secrets
 from app.stages import STAGES, check_models
 from app.store import LOG, JobStore, StoreBusy, StoreError
@@ -146,7 +160,8 @@ def work(
             status, failure = Status.INTERRUPTED, CLOSED
         except Exception as error:
             log.exception("Job %s failed", job.id)
-            status, failure = Status.FAILED, explain(error, store.data / job.brief.checkpoint, keys)
+            checkpoint = store.data / job.brief.checkpoint if job.brief.engine == LOCAL else None
+            status, failure = Status.FAILED, explain(error, checkpoint, keys)
         models.close()
         reporter.finish()
         log.info("Job %s is %s", job.id, status)
