@@ -1,0 +1,87 @@
+"""Waits for jobs to end, and sees to it meanwhile that a worker serves their folder."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+from app.jobs import Job, Mode, Status
+from app.store import JobStore
+from app.telling import Show
+from app.worker import is_running
+
+POLL_SECONDS = 0.5
+SERVED_SECONDS = 1.0  # between two looks whether a worker serves the folder
+PAUSED = "The queue is paused; nothing runs until it is resumed on the page Queue."
+
+StartKeeper = Callable[[], "subprocess.Popen[bytes]"]
+
+
+class NotServedError(Exception):
+    """No worker can be had; the message says where the reason stands."""
+
+
+class Service:
+    """Has a worker serve the folder for as long as something waits: whichever is there, or one with a keeper."""
+
+    def __init__(
+        self, store: JobStore, start_keeper: StartKeeper | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Without ``start_keeper`` only a worker of others' does."""
+        self._store = store
+        self._start_keeper = start_keeper
+        self._clock = clock
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._looked = -SERVED_SECONDS
+
+    def __call__(self) -> None:
+        """See to it; cheap, so that it can be called again and again.
+
+        Raises:
+            NotServedError: the keeper gave up.
+            OSError: it can't be started.
+        """
+        if self._start_keeper is None or self._clock() - self._looked < SERVED_SECONDS:
+            return
+        self._looked = self._clock()
+        if self._keeper is not None:
+            status = self._keeper.poll()
+            if status is None:
+                return
+            if status:
+                logs = self._store.data / "logs"
+                raise NotServedError(f"No worker could be kept running; {logs / 'worker-output.log'} says why.")
+            self._keeper = None
+        if not is_running(self._store.data) and self._store.mode() is not Mode.PAUSED:
+            self._keeper = self._start_keeper()
+
+
+def is_settled(job: Job) -> bool:
+    """Whether nothing more happens to it by itself."""
+    return not job.status.active or job.deleted_at is not None
+
+
+def wait(
+    store: JobStore,
+    jobs: Sequence[Job],
+    show: Show,
+    service: Service,
+    warn: Callable[[str], None],
+    pause: Callable[[float], None] = time.sleep,
+) -> list[Job]:
+    """Tell how these jobs go until all are settled; how they stand then. One that was purged is as it was last."""
+    warned = False
+    while True:
+        jobs = [store.get(job.id) or job.model_copy(update={"status": Status.CANCELLED}) for job in jobs]
+        waiting = [job for job in jobs if not is_settled(job)]
+        now = time.time()
+        times = store.finish_times(now) if waiting else {}
+        show(jobs, {job_id: None if at is None else max(0.0, at - now) for job_id, at in times.items()})
+        if not waiting:
+            return list(jobs)
+        service()
+        if not warned and store.mode() is Mode.PAUSED:
+            warned = True
+            warn(PAUSED)
+        pause(POLL_SECONDS)
