@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from app import doctor, flags, keeper, recipes
+from app.form import too_long
 from app.jobs import Job, Status, Wanted
 from app.origins import came_from, handed_on
 from app.recipes import RecipeError
@@ -22,6 +23,7 @@ from app.settings import Settings, SettingsError, load
 from app.store import JobStore, StoreError
 from app.telling import SHORT, Bar, Lines, Objects, Show, as_json, as_line, as_object, title
 from app.waiting import NotServedError, Service, wait
+from app.worker import is_running
 from mova.picture import PictureError
 
 DONE, FAILED, WRONG_USE, CANCELLED, IN_REVIEW, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -94,6 +96,8 @@ def submit(call: Call) -> int:
     store = call.store(must_exist=False)
     jobs = []
     for order in orders:
+        if order.brief.full is None and (long := too_long(order.brief.prompt)):
+            _complain(long)
         for brief in order.each():
             jobs.append(store.submit(brief))
             call.say(as_json(as_object(jobs[-1], store.data)) if given.json else jobs[-1].id)
@@ -183,7 +187,8 @@ def _wait(call: Call, store: JobStore, jobs: Sequence[Job]) -> int:
     except KeyboardInterrupt:
         show.close()
         ids = " ".join(job.id[:SHORT] for job in jobs)
-        _complain(f"Stopped waiting; the work goes on. `mova-studio wait {ids}` waits again, `cancel` ends it.")
+        goes_on = "the work goes on" if is_running(store.data) else "the jobs stay where they are"
+        _complain(f"Stopped waiting; {goes_on}. `mova-studio wait {ids}` waits again, `cancel` ends it.")
         return INTERRUPTED
     except (NotServedError, OSError) as error:
         show.close()

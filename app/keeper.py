@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from app.jobs import Mode, Status, Wanted
+from app.jobs import CLOSED, Mode, Status, Wanted
 from app.settings import ROOT
 from app.store import JobStore, StoreError
 from app.supervisor import Supervisor, WorkerState
@@ -55,15 +55,17 @@ def keep(store: JobStore, supervisor: Supervisor) -> bool:
     """
     supervisor.start()
     try:
-        while _is_needed(store):
+        while True:
+            looked = time.time()
+            if not _is_needed(store):
+                break
             if supervisor.state is WorkerState.FAILED:
                 return False
             time.sleep(LOOK_SECONDS)
-        ended = time.time()
     finally:
         supervisor.end()
     for job in store.find(Wanted(states=(Status.INTERRUPTED,))).jobs:
-        if job.started_at is not None and job.started_at >= ended - LOOK_SECONDS:
+        if job.failure == CLOSED and job.started_at is not None and job.started_at >= looked:
             log.warning("Job %s had just begun; it is put back", job.id)
             store.requeue(job.id)
     return True

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from agents.sound import Line, Sound
+from app import servers
 from app.checkpoints import find_checkpoints
 from app.form import MOST_CANDIDATES, MOST_TAKES, Form, Mode, Quality, compose, length_of, level
 from app.jobs import LOCAL, SGLANG, Brief, Offload, Orientation, Step
@@ -167,13 +168,15 @@ def order(content: Mapping[str, Any], settings: Settings) -> Order:
         raise RecipeError("\n".join(dict.fromkeys(_sentence(item) for item in error.errors()))) from None
     if said := [*_amiss(recipe, settings), *_unusable_frames(recipe)]:
         raise RecipeError("\n".join(said))
-    checkpoint = _checkpoint(recipe.checkpoint, settings)
+    remote = recipe.engine != LOCAL
+    checkpoint = (_served if remote else _checkpoint)(recipe.checkpoint, settings)
     brief = compose(_form(recipe, checkpoint, settings), data=settings.data, endpoints=settings.providers)
     if not isinstance(brief, Brief):
         raise RecipeError("\n".join(brief))
-    return Order(
-        brief.model_copy(update={"spec": _sized(brief.spec, recipe.size), "engine": recipe.engine}), recipe.takes
-    )
+    brief = brief.model_copy(update={"spec": _sized(brief.spec, recipe.size), "engine": recipe.engine})
+    if said := list(_undoable(brief, checkpoint)) if remote else []:
+        raise RecipeError("\n".join(said))
+    return Order(brief, recipe.takes)
 
 
 def _form(recipe: Recipe, checkpoint: CheckpointInfo, settings: Settings) -> Form:
@@ -195,7 +198,7 @@ def _form(recipe: Recipe, checkpoint: CheckpointInfo, settings: Settings) -> For
         review=bool(recipe.review),
         orientation=recipe.orientation or ("portrait" if height > width else "landscape"),
         seed="" if recipe.seed is None else str(recipe.seed),
-        offload=recipe.offload or settings.offload,
+        offload=recipe.offload or (settings.offload if recipe.engine == LOCAL else "none"),
         loudness=level(loudness),
     )
 
@@ -253,6 +256,25 @@ def _checkpoint(wanted: str | None, settings: Settings) -> CheckpointInfo:
     near = get_close_matches(wanted, names, 1, 0.5)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names)}."
     raise RecipeError(f"There is no checkpoint {wanted!r}. {hint}")
+
+
+def _served(wanted: str | None, settings: Settings) -> CheckpointInfo:
+    """The model that a server is to have; without a name, the one that clips are made with on this machine."""
+    if wanted is None:
+        here = _checkpoint(None, settings).name
+        wanted = here if here in servers.MODELS else next(iter(servers.MODELS))
+    name = next((name for name in servers.MODELS if name.casefold() == Path(wanted).name.casefold()), None)
+    if name is None:
+        raise RecipeError(f"A server makes clips by {' or '.join(servers.MODELS)}, not by {wanted!r}.")
+    return CheckpointInfo(Path(name), name, (), ())
+
+
+def _undoable(brief: Brief, checkpoint: CheckpointInfo) -> Iterable[str]:
+    """What no server can make of it."""
+    yield from map(str, servers.unable(brief))
+    if (size := (brief.spec.width, brief.spec.height)) not in checkpoint.sizes:
+        sizes = " and ".join(f"{width}x{height}" for width, height in checkpoint.sizes)
+        yield f"A server with {checkpoint.name} makes {sizes}, and no {size[0]}x{size[1]}."
 
 
 def _sized(spec: ClipSpec, size: str | None) -> ClipSpec:

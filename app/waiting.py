@@ -71,15 +71,16 @@ def wait(
     pause: Callable[[float], None] = time.sleep,
 ) -> list[Job]:
     """Tell how these jobs go until all are settled; how they stand then. One that was purged is as it was last."""
-    warned = False
+    warned = interrupted = False
     while True:
         jobs = [store.get(job.id) or job.model_copy(update={"status": Status.CANCELLED}) for job in jobs]
         waiting = [job for job in jobs if not is_settled(job)]
         now = time.time()
         times = store.finish_times(now) if waiting else {}
         show(jobs, {job_id: None if at is None else max(0.0, at - now) for job_id, at in times.items()})
-        if not waiting:
+        if not waiting and (interrupted or not any(job.status is Status.INTERRUPTED for job in jobs)):
             return list(jobs)
+        interrupted = not waiting  # a keeper that had just begun a job as it went puts it back: look once more
         service()
         if not warned and store.mode() is Mode.PAUSED:
             warned = True

@@ -16,12 +16,16 @@ import pytest
 
 from app import cli, keeper, supervisor
 from app.cli import CANCELLED, DONE, FAILED, IN_REVIEW, INTERRUPTED, WRONG_USE, main
-from app.jobs import Failure, Full, Job, Rendered, Status, Step
+from app.jobs import CLOSED, Failure, Full, Job, Progress, Rendered, Status, Step
 from app.settings import ROOT
 from app.store import JobStore
-from app.supervisor import Supervisor
+from app.supervisor import Supervisor, WorkerState
+from app.telling import Lines
+from app.waiting import PAUSED, Service, wait
 from app.worker import is_running
 from tests.app.conftest import Start, ended, found, make_brief, picture, under_way, wait_for
+from tests.app.fakes import write_clip
+from tests.app.stub import stub
 
 RECIPE = """
 prompt = "A gull lands on a pier."
@@ -388,7 +392,105 @@ def read_all(terminal: int) -> str:
     return b"".join(pieces).decode()
 
 
+def test_a_paused_queue_is_said_once_and_waited_for(store: JobStore) -> None:
+    job, said = store.submit(make_brief()), []
+    store.pause_after()
+    pauses = iter(range(5))
+
+    def pause(_: float) -> None:
+        if next(pauses) == 2:
+            store.cancel(job.id)
+
+    (last,) = wait(store, [job], Lines(said.append), Service(store, never), said.append, pause)
+    assert last.status is Status.CANCELLED
+    assert said.count(PAUSED) == 1
+
+
+def never() -> subprocess.Popen[bytes]:
+    raise AssertionError("A paused queue needs no worker.")
+
+
+def test_a_line_is_said_for_a_change_or_once_in_a_while(store: JobStore) -> None:
+    moments, said = iter([0.0, 1.0, 2.0, 40.0, 41.0]), []
+    lines = Lines(said.append, clock=lambda: next(moments))
+    store.submit(make_brief())
+    job = store.claim()
+    assert job
+    store.report(job.id, Progress(phase="denoising", step=1, total=3))
+    for _ in range(5):
+        lines([found(store, job)], {job.id: 70.4})
+    assert said == [f"{job.id[:8]}  denoising 1/3, about 1:10 left"] * 2
+
+
+# servers
+
+
+def test_a_recipe_for_a_server_asks_for_what_it_can_make(
+    run: Run, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDIO_SGLANG__BIG__BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("STUDIO_OFFLOAD", "layer")
+    words = ["submit", "--prompt", "x", "--engine"]
+    (job_id,) = run(*words, "sglang:big", "--checkpoint", "mova-720p", "--orientation", "portrait")
+    job = store.get(job_id)
+    assert job
+    assert (job.brief.engine, job.checkpoint_name, job.brief.offload) == ("sglang:big", "MOVA-720p", "none")
+    assert (job.brief.spec.width, job.brief.spec.height) == (720, 1280)
+    (job_id,) = run(*words, "sglang")
+    assert (job := store.get(job_id)) and job.checkpoint_name == "MOVA-360p", "the playground is of this machine only"
+    for flags, said in {
+        ("--size", "64x48"): "A server with MOVA-360p makes 640x352 and 352x640, and no 64x48.",
+        ("--video-shift", "3"): "An SGLang server takes no shifts.",
+        ("--offload", "layer"): "Choose no offload",
+        ("--checkpoint", "MOVA-playground"): "A server makes clips by MOVA-360p or MOVA-720p",
+    }.items():
+        run(*words, "sglang", *flags, status=WRONG_USE)
+        assert said in run.err
+    run(*words, "sglang:small", status=WRONG_USE)
+    assert "The engine 'sglang:small' is not set up (servers: big)." in run.err
+
+
+def test_a_clip_comes_from_a_server_by_a_worker_that_wait_starts(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "made.mp4"
+    write_clip(clip, 640, 352, 5, 24)
+    with stub(clip.read_bytes()) as server:
+        monkeypatch.setenv("STUDIO_SGLANG__BIG__BASE_URL", server.wire.address)
+        words = ["--prompt", "A gull.", "--engine", "sglang", "--num-frames", "5", "--steps", "10", "--wait", "--json"]
+        assert main(["submit", *words, "--data", str(store.data)]) == DONE, capsys.readouterr()
+        assert len(server.handed_in) == 1
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["status"], last["engine"]) == ("done", "sglang")
+    assert Path(last["clip"]).stat().st_size > 0
+
+
 # the keeper
+
+
+class Ending:
+    """A supervisor whose worker claims a job in the very moment in which it is told to end."""
+
+    state = WorkerState.READY
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+
+    def start(self) -> None: ...
+
+    def end(self) -> None:
+        self.store.submit(make_brief())
+        job = self.store.claim()
+        assert job
+        self.store.close(job.id, Status.INTERRUPTED, CLOSED)
+
+
+def test_what_was_claimed_as_the_keeper_left_is_put_back(store: JobStore) -> None:
+    old = store.submit(make_brief())
+    close(store, old, Status.INTERRUPTED, CLOSED)
+    assert keeper.keep(store, Ending(store))  # type: ignore[arg-type]
+    assert found(store, old).status is Status.INTERRUPTED, "that was somebody else's"
+    assert [job.status for job in store.queue()] == [Status.QUEUED]
 
 
 def test_a_keeper_leaves_a_paused_queue_alone(store: JobStore) -> None:
