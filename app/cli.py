@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import sys
@@ -67,6 +68,9 @@ def main(arguments: Sequence[str] | None = None, worker: Sequence[str] | None = 
         from app.__main__ import main as run  # noqa: PLC0415  the server: only for the one who serves
 
         return run(words[1:])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that has no arrow, no Chinese
     given = flags.parser().parse_args(words)
     overruled = {"data": given.data} if given.data else {}
     try:
@@ -76,6 +80,8 @@ def main(arguments: Sequence[str] | None = None, worker: Sequence[str] | None = 
     except (UseError, RecipeError, SettingsError, StoreError, PictureError) as error:
         _complain(str(error))
         return WRONG_USE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:  # what reads us has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

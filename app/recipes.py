@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from app.settings import Settings
 from app.texts import Language, translated
 from mova.layout import CheckpointInfo
 from mova.picture import PictureError, open_picture
-from mova.spec import MAX_SEED, ClipSpec, problems
+from mova.spec import MAX_FRAMES, MAX_SEED, ClipSpec, problems
 
 FULL_ONLY = ("idea", "models", "sound", "review", "painted", "candidates")
 FRAMES = ("first_frame", "last_frame")
@@ -51,7 +52,7 @@ class RecipeError(Exception):
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) == inf:
         raise PydanticCustomError("number", "it must be a number")
     return value
 
@@ -77,9 +78,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     checkpoint: str | None = None
     size: str | None = Field(None, pattern=r"^\d{1,6}[x×X*]\d{1,6}$")
     orientation: Orientation | None = None
-    seconds: Annotated[Number, Field(gt=0)] | None = None
+    seconds: Annotated[Number, Field(gt=0, le=MAX_FRAMES)] | None = None
     num_frames: Number | None = None
-    fps: Number | None = None
+    fps: Annotated[Number, Field(le=MAX_FRAMES)] | None = None
     quality: Quality | None = None
     steps: Number | None = None
     guidance_scale: Number | None = None
@@ -124,7 +125,7 @@ def read(file: Path) -> dict[str, Any]:
         RecipeError: it can't be read.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         content = json.loads(text) if file.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         raise RecipeError(f"{file} can't be read ({error.strerror or error}).") from error

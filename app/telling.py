@@ -61,8 +61,8 @@ def as_object(job: Job, data: Path, left: float | None = None) -> dict[str, Any]
 
 
 def as_json(values: Mapping[str, Any]) -> str:
-    """One object, on one line."""
-    return json.dumps(values, ensure_ascii=False)
+    """One object, on one line, in letters that every terminal and pipe takes."""
+    return json.dumps(values)
 
 
 def as_line(job: Job, left: float | None = None) -> str:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.jobs import Job, Mode, Status
-from app.store import JobStore
-from app.telling import Show
+from app.keeper import FAILED
+from app.store import JobStore, StoreBusy
+from app.telling import Left, Show
 from app.worker import is_running
 
 POLL_SECONDS = 0.5
@@ -49,7 +50,7 @@ class Service:
             status = self._keeper.poll()
             if status is None:
                 return
-            if status:
+            if status == FAILED:
                 logs = self._store.data / "logs"
                 raise NotServedError(f"No worker could be kept running; {logs / 'worker-output.log'} says why.")
             self._keeper = None
@@ -71,18 +72,36 @@ def wait(
     pause: Callable[[float], None] = time.sleep,
 ) -> list[Job]:
     """Tell how these jobs go until all are settled; how they stand then. One that was purged is as it was last."""
-    warned = interrupted = False
+    said: set[str] = set()
+    interrupted = False
     while True:
-        jobs = [store.get(job.id) or job.model_copy(update={"status": Status.CANCELLED}) for job in jobs]
+        try:
+            jobs, left = _look(store, jobs)
+            paused = store.mode() is Mode.PAUSED
+        except StoreBusy as error:  # a backup, a virus scanner: it goes by
+            _say_once(str(error), said, warn)
+            pause(POLL_SECONDS)
+            continue
+        show(jobs, left)
         waiting = [job for job in jobs if not is_settled(job)]
-        now = time.time()
-        times = store.finish_times(now) if waiting else {}
-        show(jobs, {job_id: None if at is None else max(0.0, at - now) for job_id, at in times.items()})
         if not waiting and (interrupted or not any(job.status is Status.INTERRUPTED for job in jobs)):
-            return list(jobs)
+            return jobs
         interrupted = not waiting  # a keeper that had just begun a job as it went puts it back: look once more
+        if paused and waiting:
+            _say_once(PAUSED, said, warn)
         service()
-        if not warned and store.mode() is Mode.PAUSED:
-            warned = True
-            warn(PAUSED)
         pause(POLL_SECONDS)
+
+
+def _look(store: JobStore, jobs: Sequence[Job]) -> tuple[list[Job], Left]:
+    """The jobs as they are now, and the seconds that each of the queue still takes."""
+    jobs = [store.get(job.id) or job.model_copy(update={"status": Status.CANCELLED}) for job in jobs]
+    now = time.time()
+    times = store.finish_times(now) if any(job.status.active for job in jobs) else {}
+    return jobs, {job_id: None if at is None else max(0.0, at - now) for job_id, at in times.items()}
+
+
+def _say_once(sentence: str, said: set[str], warn: Callable[[str], None]) -> None:
+    if sentence not in said:
+        said.add(sentence)
+        warn(sentence)

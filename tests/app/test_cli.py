@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import termios
@@ -13,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from agents.sound import Sound
 from app import cli, keeper, supervisor
 from app.cli import CANCELLED, DONE, FAILED, IN_REVIEW, INTERRUPTED, WRONG_USE, main
 from app.jobs import CLOSED, Failure, Full, Job, Progress, Rendered, Status, Step
-from app.settings import ROOT
+from app.recipes import Recipe, RecipeError, order
+from app.settings import ROOT, load
 from app.store import JobStore
 from app.supervisor import Supervisor, WorkerState
 from app.telling import Lines
@@ -192,6 +197,34 @@ def test_of_several_recipes_none_is_queued_if_one_is_wrong(run: Run, store: JobS
 def test_a_file_that_is_not_there_is_wrong_use(run: Run, tmp_path: Path) -> None:
     run("submit", tmp_path / "none.toml", status=WRONG_USE)
     assert "none.toml can't be read (No such file or directory)" in run.err
+
+
+FIELDS = st.sampled_from([*Recipe.model_fields, "odd"])
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["full", "9x9", "sglang"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*Sound.model_fields, *Step]), inner),
+    max_leaves=5,
+)
+
+
+@given(content=st.dictionaries(FIELDS, VALUES, max_size=6), idea=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_whatever_stands_in_a_recipe_is_an_order_or_sentences(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any], idea: bool
+) -> None:
+    known = load(data=tmp_path_factory.getbasetemp() / "nowhere")
+    try:
+        made = order({"idea" if idea else "prompt": "x", **content}, known)
+    except RecipeError as error:
+        assert str(error).strip()
+    else:
+        assert made.brief.spec.num_frames % 4 == 1
+        assert len(list(made.each())) == made.takes
 
 
 # list, cancel, fetch
@@ -406,6 +439,18 @@ def test_a_paused_queue_is_said_once_and_waited_for(store: JobStore) -> None:
     assert said.count(PAUSED) == 1
 
 
+def test_a_store_that_is_held_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "data", patience=0.01)
+    job, said = store.submit(make_brief()), []
+    store.cancel(job.id)
+    held = sqlite3.connect(store.data / "studio.db", isolation_level=None)
+    held.execute("PRAGMA locking_mode = EXCLUSIVE")
+    held.execute("BEGIN IMMEDIATE")
+    (last,) = wait(store, [job], Lines(said.append), Service(store, None), said.append, lambda _: held.close())
+    assert last.status is Status.CANCELLED
+    assert "Another program holds" in said[0]
+
+
 def never() -> subprocess.Popen[bytes]:
     raise AssertionError("A paused queue needs no worker.")
 
@@ -530,6 +575,25 @@ def test_a_reader_that_has_enough_is_no_error(store: JobStore) -> None:
     said = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(said.stdout)["status"] == "queued"
     assert said.stderr == ""
+
+
+def test_a_console_of_few_letters_is_no_error(store: JobStore) -> None:
+    store.submit(make_brief("海鸥落在码头上。"))
+    for options, prompt in (([], "????????"), (["--json"], "\\u6d77\\u9e25")):
+        command = [sys.executable, "-m", "app.cli", "list", "--data", str(store.data), *options]
+        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+        said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        assert prompt in said.stdout
+
+
+def test_a_keeper_that_was_killed_is_replaced(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"])
+    killed.wait()
+    started = iter([killed, killed])
+    service = Service(store, lambda: next(started), clock=iter([0.0, 0.0, 2.0, 2.0, 4.0, 4.0]).__next__)
+    service()
+    service()
+    assert not list(started), "it was started twice"
 
 
 def test_every_command_is_there() -> None:
