@@ -74,13 +74,14 @@ def checkpoints(settings: Settings) -> Iterator[Check]:
         if begun.is_dir() and any(begun.iterdir()) and not (begun / MODEL_INDEX).exists():
             said = f"{begun} has no {MODEL_INDEX}, so that it isn't offered."
             yield Check("checkpoint", State.ATTENTION, said, "Let its download finish, or take the folder away.")
-    if not real:
-        yield Check(
-            "checkpoint",
-            State.OK if settings.sglang else State.ATTENTION,
-            "There is the playground only, whose clips are noise.",
-            f"Put OpenMOSS-Team/MOVA-360p or MOVA-720p (77.7 GB each) into {folder}, or set STUDIO_CHECKPOINT.",
-        )
+    if real:
+        return
+    said = "There is the playground only, whose clips are noise"
+    if settings.sglang:
+        yield Check("checkpoint", State.OK, f"{said}; servers make the others.")
+        return
+    remedy = f"Put OpenMOSS-Team/MOVA-360p or MOVA-720p (77.7 GB each) into {folder}, or set STUDIO_CHECKPOINT."
+    yield Check("checkpoint", State.ATTENTION, f"{said}.", remedy)
 
 
 def store(data: Path) -> Iterator[Check]:
@@ -123,9 +124,9 @@ def worker(store: JobStore, clock: Callable[[], float] = time.time) -> Check:
         pid = f"Process {said.pid} serves" if said else "A worker serves"
         return Check("worker", State.OK, f"{pid} the folder: {len(running)} running, {waiting} waiting{paused}")
     if running:
-        return Check("worker", State.ATTENTION, f"{len(running)} job is said to run, and no worker is there.", SERVE)
+        return Check("worker", State.ATTENTION, "A job is said to run, and no worker is there.", SERVE)
     if waiting:
-        return Check("worker", State.ATTENTION, f"{waiting} jobs wait, and no worker serves the folder.", SERVE)
+        return Check("worker", State.ATTENTION, f"Nobody serves the folder; jobs that wait: {waiting}.", SERVE)
     return Check("worker", State.OK, "None runs, and nothing waits.")
 
 

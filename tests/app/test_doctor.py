@@ -229,9 +229,9 @@ def test_a_store_of_another_version_is_named_and_left_alone(
 
 def test_jobs_that_nobody_works_on_want_attention(told: Told, store: JobStore) -> None:
     store.submit(make_brief())
-    assert told()["worker"][0].said == "1 jobs wait, and no worker serves the folder."
+    assert told()["worker"][0].said == "Nobody serves the folder; jobs that wait: 1."
     store.claim()
-    assert told()["worker"][0].said == "1 job is said to run, and no worker is there."
+    assert told()["worker"][0].said == "A job is said to run, and no worker is there."
 
 
 def test_a_worker_is_told_and_one_that_hangs_is_wrong(told: Told, store: JobStore, start: Start) -> None:
@@ -249,7 +249,9 @@ def test_a_worker_is_told_and_one_that_hangs_is_wrong(told: Told, store: JobStor
 
 
 def test_a_server_is_told_with_model_and_release(told: Told, sglang: dict[str, Said], wire: Wire) -> None:
-    (check,) = told()["sglang:big"]
+    found = told()
+    (check,) = found["sglang:big"]
+    assert found["checkpoint"][0].state is State.OK, "none is needed here"
     assert check == Check("sglang:big", State.OK, f"{wire.address} is ready: MOVA-360p, SGLang 0.5.23")
     assert sorted(map(_path, wire.requests)) == ["/health", "/server_info"]
 
