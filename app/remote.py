@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,8 @@ ASK_SECONDS = 15.0  # for a small answer
 SUBMIT_SECONDS = 120.0  # for the answer to a job, whose picture has to get there first
 STALL_SECONDS = 60.0  # between two pieces of a clip
 FETCHES = 5  # tries to get a clip whole
+MOST_BYTES = 4_000_000  # of a small answer
+REMOVED = "…"  # what stands where the token stood
 MOST_SAID = 300  # characters of what a server said
 VIDEO = ("video/", "application/octet-stream", "binary/octet-stream")
 GATEWAY = (502, 503, 504)  # what a proxy says while the server behind it is away
@@ -132,7 +137,8 @@ class Line:
     ) -> None:
         self.name = name
         self._etag = ""
-        key = token.get_secret_value().strip() if token else ""
+        self._key = key = token.get_secret_value().strip() if token else ""
+        self._ask_seconds = ask_seconds
         headers = {"authorization": f"Bearer {key}"} if key and sendable(key) else {}
         self._submit, self._stall = _timeout(submit_seconds), _timeout(stall_seconds)
         self._client = httpx.Client(
@@ -149,7 +155,8 @@ class Line:
     def ask(self, path: str) -> Answer:
         """GET a small answer, whatever its status. Raises ``RemoteError`` where there is none."""
         try:
-            return _answer(self._client.get(path))
+            with self._client.stream("GET", path) as response:
+                return self._answer(response, self._ask_seconds)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise RemoteError("unreachable", server=self.name, why=why(error)) from error
 
@@ -162,7 +169,7 @@ class Line:
             raise RemoteError("unreachable", server=self.name, why=why(error)) from error
         except httpx.HTTPError as error:
             raise RemoteError("answer_lost", server=self.name, why=why(error)) from error
-        answer = _answer(response)
+        answer = self._answer(response)
         if answer.status in (401, 403):
             raise RemoteError("denied", server=self.name, status=answer.status)
         if answer.status == 503:
@@ -206,8 +213,7 @@ class Line:
                 part.unlink()
                 raise httpx.ReadError("the clip has changed on the server")
             if response.status_code not in (200, 206):
-                response.read()
-                answer = _answer(response)
+                answer = self._answer(response, self._ask_seconds)
                 if answer.status in GATEWAY:
                     raise httpx.ReadError(f"status {answer.status}")
                 raise RemoteError("no_clip", server=self.name, said=answer.said)
@@ -232,6 +238,17 @@ class Line:
         else:  # in cloud storage, which is nobody to be told the token
             with httpx.stream("GET", job.url, headers=dict(headers), timeout=self._stall) as response:
                 yield response
+
+    def _answer(self, response: httpx.Response, seconds: float = math.inf) -> Answer:
+        """A small answer without the token, read for so long: an HTTP timeout counts from byte to byte."""
+        until, body = time.monotonic() + seconds, b""
+        for piece in response.iter_bytes():
+            body += piece
+            if time.monotonic() > until or len(body) > MOST_BYTES:
+                raise httpx.ReadTimeout("a small answer that doesn't end")
+        text = body.decode("utf-8", "replace")
+        text = text.replace(self._key, REMOVED) if self._key else text
+        return _understood(response.status_code, response.headers.get("content-type", ""), text)
 
     def _job(self, answer: Answer) -> RemoteJob:
         try:
@@ -267,19 +284,19 @@ def _timeout(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
 
 
-def _answer(response: httpx.Response) -> Answer:
+def _understood(status: int, kind: str, text: str) -> Answer:
     """The body of any of the five shapes, and what it says."""
     try:
-        body = response.json()
+        body = json.loads(text)
     except ValueError:
         body = None
     if isinstance(body, dict):
         said = next((_in_short(body[name]) for name in ("detail", "error", "message") if body.get(name)), "")
-    elif "html" in response.headers.get("content-type", ""):
+    elif "html" in kind:
         said = "a web page"
     else:
-        said = _in_short(response.text)
-    return Answer(response.status_code, body, said or f"status {response.status_code}")
+        said = _in_short(text)
+    return Answer(status, body, said or f"status {status}")
 
 
 def _in_short(value: Any) -> str:

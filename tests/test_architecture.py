@@ -24,6 +24,7 @@ WITH_STREAMLIT = {
         "language",
         "main",
         "server",
+        "serverdesk",
         "sounddesk",
         "timeline",
         "ui",

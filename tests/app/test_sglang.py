@@ -159,7 +159,11 @@ def test_an_older_release_is_told_as_at_work(tmp_path: Path, one: Stub) -> None:
 
 
 def test_unknown_statuses_and_odd_fields_break_nothing(tmp_path: Path, one: Stub) -> None:
-    one.states = [job("dreaming", 7, brand_new={"a": 1}), job("in_progress", progress="half"), RUN[-1]]
+    one.states = [
+        job("dreaming", 7, brand_new={"a": 1}),
+        Answer({"id": "the-id", "status": "in_progress", "progress": "half"}),
+        RUN[-1],
+    ]
     assert Run(tmp_path, one=one)().num_frames == 5
 
 
@@ -441,8 +445,8 @@ def test_a_token_is_sent_and_stands_in_no_error(tmp_path: Path, one: Stub, two: 
     Run(tmp_path, one=server)()
     assert {request.headers.get("authorization") for request in one.wire.requests} == {f"Bearer {TOKEN}"}
     assert [request.headers.get("authorization") for request in two.wire.requests] == [None], "cloud storage isn't told"
-    one.submit = Answer({"detail": "bad"}, 401)
-    error = Run(tmp_path / "again", one=server).fails("denied")
+    one.submit = Answer({"detail": f"Unknown header Bearer {TOKEN}"}, 400)
+    error = Run(tmp_path / "again", one=server).fails("refused")
     assert TOKEN not in explain(error).model_dump_json()
 
 
@@ -542,6 +546,22 @@ def test_only_what_was_never_sent_may_be_sent_elsewhere(error: type[httpx.Transp
 )
 def test_every_shape_of_error_is_one_line(response: httpx.Response, said: str) -> None:
     assert line_by(lambda _: response).ask("/x").said == said
+
+
+def test_an_answer_that_never_ends_is_left(tmp_path: Path) -> None:
+    class Drip(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield b" "
+
+    line = Line(
+        "one",
+        "http://one",
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, stream=Drip())),
+        ask_seconds=0.1,
+    )
+    with pytest.raises(RemoteError, match="in time"):
+        line.ask("/health")
 
 
 # How servers stand
