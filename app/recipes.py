@@ -16,10 +16,10 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from agents.sound import Line, Sound
-from app import servers
-from app.checkpoints import find_checkpoints
+from app.checkpoints import find_checkpoints, on_servers
 from app.form import MOST_CANDIDATES, MOST_TAKES, Form, Mode, Quality, compose, length_of, level
 from app.jobs import LOCAL, SGLANG, Brief, Offload, Orientation, Step
+from app.servers import MODELS
 from app.settings import Settings
 from app.texts import Language, translated
 from mova.layout import CheckpointInfo
@@ -174,9 +174,9 @@ def order(content: Mapping[str, Any], settings: Settings) -> Order:
     brief = compose(_form(recipe, checkpoint, settings), data=settings.data, endpoints=settings.providers)
     if not isinstance(brief, Brief):
         raise RecipeError("\n".join(brief))
-    brief = brief.model_copy(update={"spec": _sized(brief.spec, recipe.size), "engine": recipe.engine})
-    if said := list(_undoable(brief, checkpoint)) if remote else []:
-        raise RecipeError("\n".join(said))
+    brief = brief.model_copy(update={"spec": _sized(brief.spec, recipe.size)})
+    if remote:
+        _check_size(brief.spec, checkpoint)
     return Order(brief, recipe.takes)
 
 
@@ -190,6 +190,8 @@ def _form(recipe: Recipe, checkpoint: CheckpointInfo, settings: Settings) -> For
     return Form(
         checkpoint,
         **{"seconds": length_of(checkpoint)} | given | frames | steps,
+        engine=recipe.engine,
+        model=checkpoint.name,
         mode=recipe.mode,
         prompt=recipe.prompt or "",
         idea=recipe.idea or "",
@@ -263,19 +265,18 @@ def _served(wanted: str | None, settings: Settings) -> CheckpointInfo:
     """The model that a server is to have; without a name, the one that clips are made with on this machine."""
     if wanted is None:
         here = _checkpoint(None, settings).name
-        wanted = here if here in servers.MODELS else next(iter(servers.MODELS))
-    name = next((name for name in servers.MODELS if name.casefold() == Path(wanted).name.casefold()), None)
+        wanted = here if here in MODELS else next(iter(MODELS))
+    name = next((name for name in MODELS if name.casefold() == Path(wanted).name.casefold()), None)
     if name is None:
-        raise RecipeError(f"A server makes clips by {' or '.join(servers.MODELS)}, not by {wanted!r}.")
-    return CheckpointInfo(Path(name), name, (), ())
+        raise RecipeError(f"A server makes clips by {' or '.join(MODELS)}, not by {wanted!r}.")
+    return on_servers(name)
 
 
-def _undoable(brief: Brief, checkpoint: CheckpointInfo) -> Iterable[str]:
-    """What no server can make of it."""
-    yield from map(str, servers.unable(brief))
-    if (size := (brief.spec.width, brief.spec.height)) not in checkpoint.sizes:
+def _check_size(spec: ClipSpec, checkpoint: CheckpointInfo) -> None:
+    """A server's model makes two sizes, whatever it is asked for."""
+    if (spec.width, spec.height) not in checkpoint.sizes:
         sizes = " and ".join(f"{width}x{height}" for width, height in checkpoint.sizes)
-        yield f"A server with {checkpoint.name} makes {sizes}, and no {size[0]}x{size[1]}."
+        raise RecipeError(f"A server with {checkpoint.name} makes {sizes}, and no {spec.width}x{spec.height}.")
 
 
 def _sized(spec: ClipSpec, size: str | None) -> ClipSpec:

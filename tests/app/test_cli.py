@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import termios
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,14 @@ def test_whatever_stands_in_a_recipe_is_an_order_or_sentences(
     else:
         assert made.brief.spec.num_frames % 4 == 1
         assert len(list(made.each())) == made.takes
+
+
+def test_the_recipe_of_the_readme_has_no_word_that_recipes_do_not_know() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = readme.split("```toml\n")[1].split("```")[0]
+    recipe = Recipe.model_validate(tomllib.loads(text))
+    assert recipe.idea
+    assert recipe.sound.dialogue[0].speaker == "a child"
 
 
 # list, cancel, fetch
