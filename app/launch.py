@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.servers import MODELS
 
-# GPUs -> how a clip is split over them: (ring, ulysses). MOVA's towers have 40 heads, which ulysses has to divide.
+# GPUs -> how a clip is split over them: (ring, ulysses). ulysses has to divide the towers' heads, 40 and 12.
 SPLITS = {1: (1, 1), 2: (1, 2), 4: (1, 4), 8: (2, 4)}
 
 
@@ -23,7 +23,7 @@ class Launch:
 
 
 def command_of(launch: Launch) -> str:
-    """For a shell, on 0.5.10 and newer; it listens on that machine alone, as the server asks nobody for a token."""
+    """For a shell, as 0.5.23 reads it; it listens on that machine alone, as the server asks nobody for a token."""
     ring, ulysses = SPLITS[launch.gpus]
     lines = [
         ["sglang", "serve", "--model-path", f"OpenMOSS-Team/{launch.model}"],

@@ -350,6 +350,8 @@ def _show_end(job: Job) -> None:
         show_failure(job)
     else:
         st.markdown(t("job.cancelled_kept") if job.brief.full else t("job.cancelled"))
+        if job.draft.remote:
+            st.caption(t("job.cancelled_remote", server=plain(job.draft.remote.server)))
         st.button(
             t("failure.do_retry"),
             key=f"retry_{job.id}",

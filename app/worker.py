@@ -113,11 +113,13 @@ def serve(
             engine = engine or engine_factory()
             _present(store, stop, job.id, loaded=loaded)
             failure = work(store, job, engine, stop, clock, endpoints)
-            loaded = failure is None or failure.kind not in OUT_OF_MEMORY
-            if not loaded:
-                engine.free()
+            here = job.brief.engine == LOCAL  # what befalls a server's GPU is its own affair
+            if here:
+                loaded = failure is None or failure.kind not in OUT_OF_MEMORY
+                if not loaded:
+                    engine.free()
             _present(store, stop, loaded=loaded)
-            if failure and DEVICE_FAULT in failure.details and loaded:
+            if here and failure and DEVICE_FAULT in failure.details and loaded:
                 raise DeviceFault
         elif _insist(store.take_free, stop):
             if engine:

@@ -659,6 +659,18 @@ def test_a_worker_that_is_told_to_end_leaves_the_clip_to_the_next_one_too(store:
     assert waiting.draft.remote
 
 
+def test_a_servers_gpu_that_fails_leaves_the_worker_alive(store: JobStore, one: Stub) -> None:
+    one.states = [failed("CUDA error: an illegal memory access was encountered")]
+    asked = [store.submit(Brief(prompt="x", engine="sglang", checkpoint="MOVA-360p", spec=SPEC)) for _ in range(2)]
+    with _worker(store, one) as worker:
+        kinds = {failure.kind for job in asked if (failure := ended(store, job).failure)}
+        assert worker.poll() is None
+        said = store.worker()
+        worker.terminate()
+    assert kinds == {Kind.REMOTE_FAILED}
+    assert said is None or not said.loaded, "no weights are here"
+
+
 def _worker(store: JobStore, server: Stub) -> subprocess.Popen[bytes]:
     environment = os.environ | {"STUDIO_SGLANG__ONE__BASE_URL": server.wire.address}
     return subprocess.Popen([sys.executable, "-m", "app.worker", "--data", str(store.data)], cwd=ROOT, env=environment)

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import serverdesk
-from app.jobs import LOCAL, Brief, Failure, Kind, Status
+from app.jobs import LOCAL, Brief, Failure, Kind, Remote, Status
 from app.launch import SPLITS, Launch, command_of
 from app.servers import MODELS, State
 from app.settings import Server
@@ -133,6 +133,16 @@ def test_another_like_it_goes_to_the_same_engine(store: JobStore, one: Stub) -> 
     assert "352 × 640" in shown(page)
 
 
+def test_a_cancelled_job_says_that_its_server_may_go_on(store: JobStore) -> None:
+    spec = ClipSpec(width=640, height=352)
+    job = store.submit(Brief(prompt="A gull.", engine="sglang", checkpoint="MOVA-360p", spec=spec))
+    store.claim()
+    remote = Remote(server="one", base_url="http://one", id="x", submitted_at=1.0)
+    store.save(job.id, job.draft.model_copy(update={"remote": remote}))
+    store.close(job.id, Status.CANCELLED)
+    assert "The server one can't be told" in shown(visit("create", job=job.id))
+
+
 # Settings
 
 
@@ -189,7 +199,7 @@ def test_the_start_command_is_made_for_the_machine(store: JobStore) -> None:
 def test_the_gpus_are_those_that_the_clip_is_split_over(gpus: int) -> None:
     ring, ulysses = SPLITS[gpus]
     assert ring * ulysses == gpus
-    assert 40 % ulysses == 0, "the towers' heads"
+    assert 40 % ulysses == 12 % ulysses == 0, "the towers' heads"
     command = command_of(Launch(gpus=gpus))
     assert ("--attention-backend fa" in command) is (ring > 1)
     for refused in ("--adjust-frames", "--save-output", "--output-dir"):
