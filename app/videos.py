@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from app.apierrors import ApiError
 from app.ask import FULL_ONLY, Ask, Sent
-from app.checkpoints import checkpoint_folder
+from app.checkpoints import on_servers
 from app.form import Form, compose, length_of, level, too_long
 from app.jobs import FIRST_FRAME, LAST_FRAME, LOCAL, SGLANG, Brief, Job, Status
+from app.servers import MODELS
 from app.settings import Settings
 from mova.layout import CheckpointInfo
 from mova.spec import MAX_SIZE, SIZE_MULTIPLE, ClipSpec
 
-RELEASED = ("MOVA-360p", "MOVA-720p")  # what a server may render without a copy of it here
 STAND_INS = re.compile(r"sora-[\w.-]+")  # what OpenAI's clients name; taken as "the one that there is"
 AFTER_STEPS = ("decoding", "writing")
 
@@ -41,7 +40,7 @@ def brief_of(
         ApiError: it can't be made; one sentence for each reason.
     """
     _check_engine(ask.engine, settings)
-    checkpoint, notes = _checkpoint(ask, checkpoints, settings.data)
+    checkpoint, notes = _checkpoint(ask, checkpoints)
     notes += _unheeded(ask, sent)
     width, height = _asked_size(ask) or checkpoint.sizes[0]
     form = _form(ask, checkpoint, settings, "portrait" if height > width else "landscape")
@@ -55,7 +54,7 @@ def brief_of(
         raise ApiError(400, "\n".join(brief), code="invalid_value")
     spec, said = _sized(brief.spec, (width, height), ask.engine)
     long = None if brief.full else too_long(brief.prompt)
-    return brief.model_copy(update={"spec": spec, "engine": ask.engine}), [*notes, *said, *filter(None, (long,))]
+    return brief.model_copy(update={"spec": spec}), [*notes, *said, *filter(None, (long,))]
 
 
 def video(
@@ -133,13 +132,12 @@ def _check_engine(engine: str, settings: Settings) -> None:
     )
 
 
-def _checkpoint(ask: Ask, found: Sequence[CheckpointInfo], data: Path) -> tuple[CheckpointInfo, list[str]]:
-    """Which weights, by name or by default; a server has its own, whatever is wrong with a copy of them here."""
-    remote = ask.engine != LOCAL
-    absent = [name for name in RELEASED if remote and named(name, found) is None]
-    offered = [*found, *(CheckpointInfo(checkpoint_folder(data) / name, name, (), ()) for name in absent)]
-    if remote:
-        offered = [replace(each, problems=()) for each in offered if not each.playground]
+def _checkpoint(ask: Ask, found: Sequence[CheckpointInfo]) -> tuple[CheckpointInfo, list[str]]:
+    """Which weights, by name or by default; servers have their own."""
+    offered = list(found)
+    if ask.engine != LOCAL:
+        here = [each.name for each in found if each.name in MODELS]
+        offered = [on_servers(name) for name in dict.fromkeys((*here, *MODELS))]
     usual = next((each for each in offered if not each.problems), offered[0])
     if ask.model is None:
         return usual, []
@@ -198,6 +196,7 @@ def _form(ask: Ask, checkpoint: CheckpointInfo, settings: Settings, orientation:
     loudness = settings.loudness if ask.loudness is None else ask.loudness
     return Form(
         checkpoint,
+        engine=ask.engine,
         **{"seconds": length_of(checkpoint)} | {name: value for name, value in given.items() if value is not None},
         mode=ask.workflow,
         prompt="" if full else ask.prompt,
@@ -209,7 +208,7 @@ def _form(ask: Ask, checkpoint: CheckpointInfo, settings: Settings, orientation:
         video_shift=ask.video_shift,
         audio_shift=ask.audio_shift,
         seed="" if ask.seed is None else str(ask.seed),
-        offload=ask.offload or settings.offload,
+        offload=ask.offload or (settings.offload if ask.engine == LOCAL else "none"),
         loudness=level(loudness),
         first_frame_position=ask.first_frame_position,
         last_frame_position=ask.last_frame_position,

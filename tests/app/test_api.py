@@ -748,6 +748,35 @@ def test_whatever_is_asked_no_answer_is_500(
         assert answer.status_code < 500 or answer.status_code == 501, answer.text
 
 
+# Rendered elsewhere
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "size", "told"),
+    [
+        ({"engine": "sglang"}, "MOVA-360p", "640x352", False),
+        (
+            {"engine": "sglang:big", "model": "OpenMOSS-Team/MOVA-720p", "size": "720x1280"},
+            "MOVA-720p",
+            "720x1280",
+            False,
+        ),
+        ({"engine": "sglang:big", "model": "MOVA-360p", "size": "1024x1024"}, "MOVA-360p", "640x352", True),
+    ],
+)
+def test_a_server_makes_its_own_models_and_sizes(
+    tmp_path: Path, asked: Fields, model: str, size: str, told: bool
+) -> None:
+    chosen = load(data=tmp_path, offload="layer", sglang={"big": {"base_url": "http://127.0.0.1:1"}})
+    client = TestClient(Starlette(routes=[api.routes(chosen)]))
+    video = client.post("/v1/videos", json={"prompt": "x", **asked}).json()
+    assert (video["engine"], video["model"], video["size"]) == (asked["engine"], model, size)
+    assert bool(video["notes"]) is told
+    for wrong in ({"engine": "sglang:small"}, {"last_frame": data_url(picture())}, {"bridge_guidance_scale": 3}):
+        answer = client.post("/v1/videos", json={"prompt": "x", **asked, **wrong})
+        assert answer.status_code == 400, "what servers can't do is said, not dropped"
+
+
 def test_a_store_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
     client = TestClient(Starlette(routes=[api.routes(load(data=tmp_path))]), raise_server_exceptions=False)
     with sqlite3.connect(tmp_path / "studio.db") as db:
