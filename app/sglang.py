@@ -38,7 +38,7 @@ class Limits:
     """Seconds after which nothing more is waited for, and between two looks at a job (the first, the longest)."""
 
     late: float = 180 * 60.0  # for the clip, from when the job is begun or picked up
-    silent: float = 180.0  # without any answer
+    silent: float = 60.0  # without any answer
     stalled: float = 30 * 60.0  # at the same step, where steps are told
     warm_up: float = 30 * 60.0
     health: float = 30.0  # between two looks at the server itself

@@ -254,7 +254,7 @@ def submit(store: JobStore, prompt: str) -> Job:
 
 
 def ended(store: JobStore, job: Job) -> Job:
-    wait_for(lambda: not found(store, job).status.active, 180)
+    wait_for(lambda: not found(store, job).status.active, 240)
     return found(store, job)
 
 
