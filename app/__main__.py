@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
+from app.entrance import check_token
 from app.origins import Origin, came_from, handed_on
 from app.settings import ROOT, Settings, SettingsError, load
 from app.store import JobStore, StoreError
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load(**given)
         JobStore(settings.data)
-        listener = _listen(settings.host, settings.port)
+        listener = _listen(settings)
     except (SettingsError, StoreError, _AddressError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -39,9 +40,11 @@ class _AddressError(Exception):
     """The address can't be listened on; the message says which and what to do."""
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.host, settings.port
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        check_token(settings, str(address[0]))
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise _AddressError(

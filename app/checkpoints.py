@@ -29,6 +29,11 @@ def find_checkpoints(data: Path, named: Path | None = None) -> list[CheckpointIn
     return [*found, _playground(playground)]
 
 
+def on_servers(model: str) -> CheckpointInfo:
+    """A model that servers have, as if it were a checkpoint here: its sizes and its usual settings."""
+    return CheckpointInfo(Path(model), model, (), ())
+
+
 def identify(folder: Path) -> str:
     """A short name for the weights in a folder, from the names and sizes of its files and its model_index.json.
 

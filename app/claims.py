@@ -18,6 +18,13 @@ _NEXT = f"""SELECT number FROM jobs WHERE status = 'queued' AND {HERE}
     AND NOT EXISTS (SELECT 1 FROM studio WHERE name = 'mode') ORDER BY position LIMIT 1"""  # 'mode': paused, finishing
 
 
+# What the end of a worker has interrupted while a server made it: the server goes on, and the next worker fetches it.
+# But not where the worker may have died of the clip itself.
+_PICK_UP = f"""UPDATE jobs SET status = 'queued', failure = NULL, finished_at = NULL, reported_at = NULL
+    WHERE status = 'interrupted' AND json_extract(failure, '$.kind') = ? AND {HERE}
+        AND json_extract(draft, '$.remote') IS NOT NULL AND json_extract(progress, '$.phase') <> 'writing'"""
+
+
 class Claims(Records):
     """What a worker does with the jobs of a data folder."""
 
@@ -59,13 +66,16 @@ class Claims(Records):
                    WHERE id = ? AND status = 'running' RETURNING id""",
                 (status, failure.model_dump_json() if failure else None, self._clock(), job_id),
             ).fetchone()
+            if status is Status.INTERRUPTED and failure:
+                db.execute(_PICK_UP, (failure.kind,))
             if row and status is Status.DONE:
                 _keep_timings(db, to_job(db.execute(f"{SELECT} WHERE id = ?", (job_id,)).fetchone()))
 
     def recover(self) -> list[str]:
         """Close what a dead worker left running, and drop its half-written files; the ids.
 
-        Only for a worker that holds the folder's lock: nobody else can be running anything then.
+        What a server was asked for waits in its place in the queue again, to be fetched. Only for a worker that holds
+        the folder's lock: nobody else can be running anything then.
         """
         with self._connect() as db, transaction(db):
             failure = HUNG if _end_is_wanted(db) else INTERRUPTED
@@ -75,6 +85,8 @@ class Claims(Records):
                    WHERE status = 'running' RETURNING id""",
                 (self._clock(), failure.model_dump_json()),
             ).fetchall()
+            if failure is INTERRUPTED:
+                db.execute(_PICK_UP, (INTERRUPTED.kind,))
             db.execute("DELETE FROM studio WHERE name IN ('worker', 'end')")
         shelf.drop_parts(self.data)
         return [row["id"] for row in rows]

@@ -22,7 +22,7 @@ from app.form import (
     level,
     steps_of,
 )
-from app.jobs import Brief, Position, Step
+from app.jobs import LOCAL, Brief, Position, Step
 from mova.layout import CheckpointInfo
 
 
@@ -31,6 +31,8 @@ def as_content(brief: Brief, data: Path) -> dict[str, Any]:
     spec = brief.spec
     return {
         "checkpoint": str(data / brief.checkpoint),
+        "engine": brief.engine,
+        **({} if brief.engine == LOCAL else {"model": brief.checkpoint}),
         **_words(brief),
         "orientation": brief.orientation,
         "seconds": min(max(round(spec.duration * 2) / 2, 0.5), LONGEST),

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from PIL.Image import Image
 
 from app.checkpoints import identify, playground_path
-from app.jobs import Brief, Draft, Machine, Rendered
+from app.jobs import LOCAL, Brief, Draft, Machine, Remote, Rendered
 from app.settings import Settings
+from app.sglang import Limits, SGLangEngine
 from mova.picture import fit_picture, open_picture
 from mova.spec import ClipSpec
 
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OnStep = Callable[[str, int, int], None]  # (phase, step, total); raises to cancel
+Keep = Callable[[Remote | None], None]  # notes what a server was asked for; None: that came to nothing
 
 
 class Engine(Protocol):
     """Something that renders clips."""
 
-    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
-        """Write the clip to ``target``, whole or not at all, telling ``on_step`` of every step; it may raise."""
+    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep, keep: Keep) -> Rendered:
+        """Write the clip to ``target``, whole or not at all, telling ``on_step`` of every step; it may raise.
+
+        ``keep`` notes what another machine was asked for before it is waited for; ``draft.remote`` has it after that.
+        """
 
     def free(self) -> None:
         """Give back the memory that the weights take; the next ``render`` loads them again."""
@@ -56,7 +61,7 @@ class LocalEngine:
         self._loaded: tuple[tuple[Path, str], MovaPipeline] | None = None
         self._on = Machine(engine="mova")
 
-    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
+    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep, keep: Keep) -> Rendered:
         """As ``Engine.render``. Raises what ``mova`` raises."""
         if self._loaded is None:
             on_step("loading", 0, 1)  # which begins with torch itself
@@ -127,14 +132,60 @@ class LocalEngine:
         return fit_picture(open_picture(self._data / path), spec.height, spec.width, position=position)
 
 
+class Engines:
+    """The engine of each brief: this machine's, or the servers'."""
+
+    def __init__(self, local: Engine, remote: Engine) -> None:
+        self._local, self._remote = local, remote
+        self._last = local
+
+    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep, keep: Keep) -> Rendered:
+        """As ``Engine.render``."""
+        self._last = self._local if brief.engine == LOCAL else self._remote
+        return self._last.render(brief, draft, target, on_step, keep)
+
+    def free(self) -> None:
+        """As ``Engine.free``."""
+        self._local.free()
+        self._remote.free()
+
+    @property
+    def loaded(self) -> bool:
+        """As ``Engine.loaded``."""
+        return self._local.loaded
+
+    def machine(self) -> Machine:
+        """As ``Engine.machine``."""
+        return self._last.machine()
+
+
 def open_engine(settings: Settings) -> Engine:
     """The engine that the settings ask for."""
-    return LocalEngine(
+    local = LocalEngine(
         settings.data,
         device=settings.device,
         dtype=settings.dtype,
         free_first_expert=settings.free_first_expert,
     )
+    limits = Limits(late=settings.sglang_minutes * 60)
+    return Engines(local, SGLangEngine(settings.data, settings.sglang, receive, limits=limits))
+
+
+def receive(clip: Path, brief: Brief) -> Rendered:
+    """A clip that was made elsewhere, seen to be whole, its sound levelled if the brief asks for it.
+
+    Raises:
+        mova.media.MediaError: it can't be used.
+    """
+    from mova.received import receive_clip  # PyAV: only where clips are made
+
+    report = receive_clip(clip, num_frames=brief.spec.num_frames, loudness=brief.loudness)
+    notes = []
+    if report.num_frames != brief.spec.num_frames:
+        notes.append(f"The server made {report.num_frames} frames instead of {brief.spec.num_frames}.")
+    if (report.width, report.height) != (brief.spec.width, brief.spec.height):
+        notes.append(f"The server made {report.width} × {report.height} pixels.")
+    return _rendered(report, tuple(notes))
 
 
 def save_poster(clip: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.jobs import Failure, Kind
+from app.remote import RemoteError
 from app.stages import StepError
 from mova.layout import CheckpointError
 from mova.picture import PictureError
@@ -40,6 +41,8 @@ def _explained(error: Exception, checkpoint: Path | None) -> Failure:
     match error:
         case _ if _disk_full(error):
             kind, said, remedy = Kind.DISK_FULL, "The disk is full.", "Make room on the disk of the data folder."
+        case RemoteError():
+            kind, remedy = error.kind, _REMOTE.get(error.kind, "Change what it names, then try again.")
         case CheckpointError() | OSError() if checkpoint and not checkpoint.is_dir():
             kind, said = Kind.GONE, f"The checkpoint's folder {checkpoint} has gone."
             remedy = "Put it back, or choose another checkpoint."
@@ -61,6 +64,19 @@ def _explained(error: Exception, checkpoint: Path | None) -> Failure:
 
 
 _ANOTHER = "Try again, choose another model for this step, or write it yourself."
+_SERVER = "See in Settings how the servers stand, then try again, or choose this machine."
+_REMOTE = {
+    Kind.REMOTE_NONE: _SERVER,
+    Kind.REMOTE_UNREACHABLE: "See that it runs and can be reached, then try again: a clip that it has is fetched.",
+    Kind.REMOTE_TOO_OLD: "Install SGLang 0.5.10 or newer on it, 0.5.23 at best.",
+    Kind.REMOTE_UNHEALTHY: "Restart that server, then try again.",
+    Kind.REMOTE_REFUSED: "Change what it names, then try again.",
+    Kind.REMOTE_FAILED: "Try again; if it happens again, that server's log says more.",
+    Kind.REMOTE_MEMORY: "Make the clip shorter, or give that server more GPUs or offload.",
+    Kind.REMOTE_LOST: "Start it again.",
+    Kind.REMOTE_TIMEOUT: "Try again to go on waiting; if the server hangs, restart it first.",
+    Kind.REMOTE_BAD_CLIP: "Try again; if it happens again, that server's log says more.",
+}
 _SMALLER = "Under Advanced, let the weights wait off the GPU (by component, then by layer), or make the clip shorter."
 
 

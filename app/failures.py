@@ -31,6 +31,16 @@ REMEDIES = {
     Kind.INTERRUPTED: ("again",),
     Kind.CLOSED: ("again",),
     Kind.HUNG: ("again", "open_settings"),
+    Kind.REMOTE_NONE: ("open_settings", "retry"),
+    Kind.REMOTE_UNREACHABLE: ("retry", "open_settings"),
+    Kind.REMOTE_TOO_OLD: ("open_settings", "change"),
+    Kind.REMOTE_UNHEALTHY: ("retry", "open_settings"),
+    Kind.REMOTE_REFUSED: ("change", "retry"),
+    Kind.REMOTE_FAILED: ("retry", "change"),
+    Kind.REMOTE_MEMORY: ("shorter", "retry"),
+    Kind.REMOTE_LOST: ("again", "open_settings"),
+    Kind.REMOTE_TIMEOUT: ("retry", "open_settings"),
+    Kind.REMOTE_BAD_CLIP: ("retry", "open_settings"),
     Kind.UNKNOWN: ("retry", "open_settings"),
 }
 # What is wrong with a model that Settings can tell more about.
@@ -43,7 +53,10 @@ TO_BE_SET = (
     Trouble.NO_SUCH_PROVIDER,
 )
 # What the engine said of these tells more than the kind does.
-TOLD = (Kind.CHECKPOINT, Kind.GONE, Kind.PICTURE, Kind.SETTING, Kind.MEDIA, Kind.UNKNOWN)
+TOLD = (
+    *(Kind.CHECKPOINT, Kind.GONE, Kind.PICTURE, Kind.SETTING, Kind.MEDIA, Kind.UNKNOWN),
+    *(kind for kind in Kind if kind.startswith("remote_")),
+)
 ICONS = {
     "open_settings": "settings",
     "change": "edit",

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from agents.models import Endpoint
 from agents.sound import Sound
 from app import agency
-from app.jobs import Brief, Full, Offload, Orientation, Position, Step
+from app.jobs import LOCAL, Brief, Full, Offload, Orientation, Position, Step
+from app.servers import MODELS, unable
 from app.texts import Language, text, translated
 from mova.layout import CheckpointInfo
 from mova.spec import MAX_PROMPT_TOKENS, NEGATIVE_PROMPT, ClipSpec, frames_for, problems
@@ -52,10 +53,13 @@ class Form:
 
     Frames are paths relative to the data folder; a position is where the crop lies along its free axis, in percent.
     ``loudness`` is a number of LUFS as text, or ``AS_MADE``. ``prompt`` is Simple mode's, all from ``idea`` to
-    ``review_steps`` is Full Workflow's: ``models`` are choices by step, empty for the usual one.
+    ``review_steps`` is Full Workflow's: ``models`` are choices by step, empty for the usual one. Where ``engine`` is a
+    server's, ``checkpoint`` stands for its ``model``.
     """
 
     checkpoint: CheckpointInfo
+    engine: str = LOCAL
+    model: str = next(iter(MODELS))
     mode: Mode = "full"
     prompt: str = ""
     idea: str = ""
@@ -161,9 +165,10 @@ def compose(
         said += amiss
     if spec is None or said:
         return said
-    return Brief(
+    brief = Brief(
         prompt=form.idea if full else form.prompt,
         full=full,
+        engine=form.engine,
         checkpoint=_stored(form.checkpoint.path, data),
         spec=spec,
         random_seed=not form.seed.strip(),
@@ -174,6 +179,8 @@ def compose(
         offload=form.offload,
         loudness=None if form.loudness == AS_MADE else float(form.loudness),
     )
+    cannot = unable(brief) if brief.engine != LOCAL else []
+    return [translated(str(error), language) for error in cannot] or brief
 
 
 def too_long(prompt: str, language: Language = Language.EN) -> str | None:

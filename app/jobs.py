@@ -21,6 +21,7 @@ Position = tuple[float, float]  # of the crop window, across and down: 0 is left
 FIRST_FRAME, LAST_FRAME = "first_frame.png", "last_frame.png"
 HUNG_SECONDS = 600.0  # without a report, after which a running job is said to hang
 CENTRE: Position = (0.5, 0.5)
+LOCAL, SGLANG = "local", "sglang"
 
 
 class Cancelled(Exception):  # noqa: N818  (a wish, not an error)
@@ -67,6 +68,16 @@ class Kind(StrEnum):
     CLOSED = "closed"
     HUNG = "hung"
     GONE = "gone"
+    REMOTE_NONE = "remote_none"
+    REMOTE_UNREACHABLE = "remote_unreachable"
+    REMOTE_TOO_OLD = "remote_too_old"
+    REMOTE_UNHEALTHY = "remote_unhealthy"
+    REMOTE_REFUSED = "remote_refused"
+    REMOTE_FAILED = "remote_failed"
+    REMOTE_MEMORY = "remote_memory"
+    REMOTE_LOST = "remote_lost"
+    REMOTE_TIMEOUT = "remote_timeout"
+    REMOTE_BAD_CLIP = "remote_bad_clip"
     UNKNOWN = "unknown"
 
 
@@ -96,11 +107,13 @@ class Brief(BaseModel, frozen=True):
     """What the creator asked for. Paths are relative to the data folder; a checkpoint may lie outside of it.
 
     ``prompt`` is the clip's own words, or the idea where ``full`` asks for agents to make those. ``random_seed`` says
-    that the creator left the seed open: ``submit`` draws the one that ``spec`` then names.
+    that the creator left the seed open: ``submit`` draws the one that ``spec`` then names. ``engine`` is ``local``,
+    ``sglang`` for the first healthy server that has the model, or ``sglang:name`` for that one.
     """
 
     prompt: str
     full: Full | None = None
+    engine: str = LOCAL
     checkpoint: str
     spec: ClipSpec
     random_seed: bool = False
@@ -168,18 +181,29 @@ class Version(BaseModel, frozen=True):
     made_at: float = 0.0
 
 
+class Remote(BaseModel, frozen=True):
+    """A clip that another machine was asked for: the server's name in the settings, its address, and its own id."""
+
+    server: str
+    base_url: str
+    id: str
+    submitted_at: float  # seconds since the epoch
+
+
 class Draft(BaseModel, frozen=True):
     """What is known so far; each stage of the workflow fills one blank (``None``).
 
     ``unfinished`` is what the step under way has paid for already, so that a worker that dies doesn't pay twice.
     ``painted`` counts the frames that were kept so far: each has a seed of its own, also where they are painted again.
     ``passed`` are the steps that the creator let pass, ``stale`` those whose input has been changed since they ran.
+    ``remote`` is what was asked for and may still be under way, or lie there to be fetched.
     """
 
     image_prompt: str | None = None
     first_frame: str | None = None
     elements: str | None = None
     prompt: str | None = None
+    remote: Remote | None = None
     clip: str | None = None
     rendered: Rendered | None = None
     unfinished: tuple[Version, ...] = ()

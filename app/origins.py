@@ -12,7 +12,7 @@ from pathlib import Path
 from app.settings import SECRETS, TABLE, Settings
 
 NOTE = "STUDIO_ORIGINS"  # name -> origin, as JSON; beside the settings themselves in the environment
-SECRET = ("providers",)  # holds keys, and is shown elsewhere without them
+SECRET = ("providers", "sglang", "token")  # holds keys, and is shown elsewhere without them
 HANDED_ON = ("data", "checkpoint", "host", "port")  # what a command line or a working directory may have changed
 
 

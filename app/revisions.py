@@ -112,7 +112,7 @@ class Revisions(Claims):
             brief, draft = change(job.brief, job.draft)
             for version in () if draft.unfinished else job.draft.unfinished:
                 keep_version(db, job.id, version)  # what a step that failed has brought about all the same
-            draft = _moved(draft.model_copy(update={"clip": None, "rendered": None}), job_id, job.id)
+            draft = _moved(draft.model_copy(update={"remote": None, "clip": None, "rendered": None}), job_id, job.id)
             made = made and _moved(made, job_id, job.id)
             ended = "'queued'" if queue else "'review'"
             db.execute(

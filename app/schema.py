@@ -62,6 +62,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX versions_by_job ON versions (job, number)",
     ),
+    (
+        """CREATE TABLE intake (
+            job TEXT PRIMARY KEY,
+            key TEXT UNIQUE,
+            digest TEXT NOT NULL,
+            remix_of TEXT
+        ) WITHOUT ROWID""",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""The one ASGI app: the pages, media by URL, and ``/health``; for this site's own pages only. It keeps the worker."""
+"""The one ASGI app: pages, media by URL, the API and ``/health``; for its own pages and programs. Keeps the worker."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import api, apidocs
+from app.entrance import Entrance
 from app.jobs import FIRST_FRAME, LAST_FRAME
 from app.settings import ROOT, Settings
 from app.shelf import draft_path
@@ -45,11 +47,18 @@ def build(settings: Settings, worker_command: Sequence[str] | None = None) -> st
             Route("/files/jobs/{job_id}/{name}", _job_file(settings.data)),
             Route("/files/drafts/{name}", _draft_file(settings.data)),
             Route("/files/{path:path}", _no_file),  # or Streamlit would answer with its page
+            api.routes(settings),
+            *apidocs.routes(),
         ],
-        middleware=[Middleware(Guard)],
+        middleware=[Middleware(Guard), *_entrance(settings)],
         lifespan=_keep(supervisor),
         on_script_error=_say_refusal,
     )
+
+
+def _entrance(settings: Settings) -> list[Middleware]:
+    token = settings.token.get_secret_value() if settings.token else ""
+    return [Middleware(Entrance, token=token)] if token.strip() else []
 
 
 def _say_refusal(error: Exception) -> bool:
@@ -84,10 +93,16 @@ class Guard:
 
 
 def _from_another_site(scope: Scope) -> bool:
-    """A link to the studio may be followed from anywhere; nothing else may come from another site."""
+    """A link to the studio may be followed from anywhere; nothing else may come from another site.
+
+    To browsers another port of this machine is the same site, and older ones don't tell: what they write has an origin.
+    """
     headers = Headers(scope=scope)
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if scope["method"] not in ("GET", "HEAD") and origin is not None and site not in ("same-origin", "none"):
+        return origin.partition("://")[2].lower() != headers.get("host", "").lower()
     followed = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"
-    return headers.get("sec-fetch-site") == "cross-site" and not followed
+    return site == "cross-site" and not followed
 
 
 def _keep(supervisor: Supervisor) -> Callable[[st.App], AbstractAsyncContextManager[dict[str, Any] | None]]:

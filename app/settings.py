@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
@@ -22,6 +22,15 @@ TABLE = "studio"  # the table of secrets.toml that is ours; Streamlit exports wh
 
 class SettingsError(Exception):
     """A setting cannot be used; the message names it, its value and where it may be set."""
+
+
+class Server(BaseModel):
+    """An SGLang server's address. ``token`` is for a proxy in front of it: the server itself asks for none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    base_url: str = Field(pattern=r"^https?://")
+    token: SecretStr | None = None
 
 
 class Settings(BaseSettings):
@@ -47,6 +56,9 @@ class Settings(BaseSettings):
     free_first_expert: bool = False
     watchdog_minutes: float = Field(HUNG_SECONDS / 60, gt=0)  # without a report, after which a job is said to hang
     loudness: float | None = Field(None, ge=-70, le=0)  # LUFS to level the sound to; None leaves it as it is
+    token: SecretStr | None = None  # what pages and API ask for; demanded where the studio isn't on loopback alone
+    sglang: dict[str, Server] = {}  # servers that render, by name
+    sglang_minutes: float = Field(180, gt=0)  # after which a server's clip is no longer waited for
     providers: dict[str, Endpoint] = {}  # addresses and keys of models, by the name that a choice has
 
     @field_validator("data", "checkpoint")
@@ -79,7 +91,7 @@ def load(**given: Any) -> Settings:
     except ValidationError as error:
         sentences = [_sentence(dict(item)) for item in error.errors()]
     except SourceError:  # its words repeat the value, which may hold keys
-        sentences = [_about_a_provider("", {"type": "source", "msg": "STUDIO_PROVIDERS is no JSON object"})]
+        sentences = ["A setting isn't the JSON object that it would have to be: STUDIO_PROVIDERS or STUDIO_SGLANG."]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         sentences = [f"{SECRETS} can't be read as TOML ({error}). Mend that line."]
     raise SettingsError("\n".join(sentences))  # outside of the handlers: the cause has the values that were given
@@ -101,8 +113,8 @@ def _password(url: str) -> str | None:
 
 def _sentence(item: dict[str, Any]) -> str:
     name = str(item["loc"][0])
-    if name == "providers":  # what was given may be a key, and isn't repeated
-        return _about_a_provider(".".join(str(part) for part in item["loc"][1:]), item)
+    if name in SECRETIVE:  # what was given may be a key, and isn't repeated
+        return _without_its_value(item)
     if item["type"] == "extra_forbidden":
         known = ", ".join(Settings.model_fields)
         return f"There is no setting {name!r} in [{TABLE}] of {SECRETS}; the settings are: {known}."
@@ -110,8 +122,17 @@ def _sentence(item: dict[str, Any]) -> str:
     return f"The setting {name} = {item['input']!r} can't be used: {item['msg'].lower()}. {where}"
 
 
-def _about_a_provider(place: str, item: dict[str, Any]) -> str:
-    known = ", ".join(Endpoint.model_fields)
-    said = f"there is no such entry; an endpoint has {known}" if item["type"] == "extra_forbidden" else item["msg"]
-    where = f"Set STUDIO_PROVIDERS__NAME__…, or entries under [{TABLE}.providers.name] in {SECRETS}."
-    return f"The setting providers.{place} can't be used: {said}. {where}"
+def _without_its_value(item: dict[str, Any]) -> str:
+    name, *entries = (str(part) for part in item["loc"])
+    form = SECRETIVE[name]
+    if form is None:
+        where = f"Set STUDIO_{name.upper()}, or {name} under [{TABLE}] in {SECRETS}."
+        return f"The setting {name} can't be used: {item['msg']}. {where}"
+    unknown = f"there is no such entry; there are {', '.join(form.model_fields)}"
+    said = unknown if item["type"] == "extra_forbidden" else item["msg"]
+    where = f"Set STUDIO_{name.upper()}__NAME__…, or entries under [{TABLE}.{name}.name] in {SECRETS}."
+    return f"The setting {'.'.join((name, *entries))} can't be used: {said}. {where}"
+
+
+# What may hold a key, and the entries that it has.
+SECRETIVE: dict[str, type[BaseModel] | None] = {"providers": Endpoint, "sglang": Server, "token": None}

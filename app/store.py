@@ -14,9 +14,10 @@ from typing import Any
 
 from app import estimates, shelf
 from app.claims import agents_seconds, recent_timings
+from app.intake import Intake, Ticket, keep_ticket, known
 from app.jobs import FIRST_FRAME, LAST_FRAME, Brief, Draft, Found, Job, Mode, Offload, Place, Status, Wanted, Worker
 from app.records import BUSY_SECONDS, HERE, KEEP, SELECT, to_job
-from app.revisions import FIRST, LAST, Revisions
+from app.revisions import FIRST, LAST
 from app.schema import DATABASE, MIGRATIONS, StoreBusy, StoreError, transaction
 from mova.spec import MAX_SEED, ClipSpec
 
@@ -32,7 +33,7 @@ def draw_seed() -> int:
     return secrets.randbelow(2**32)
 
 
-class JobStore(Revisions):
+class JobStore(Intake):
     """The jobs of one data folder. Every method is one short transaction, safe from any process at any time.
 
     Any of them may raise ``StoreError``: a disk that is full, a file that another program holds.
@@ -53,15 +54,23 @@ class JobStore(Revisions):
     # What creators do with jobs
 
     def submit(
-        self, brief: Brief, *, first_frame: bytes | None = None, last_frame: bytes | None = None, takes: int = 1
+        self,
+        brief: Brief,
+        *,
+        first_frame: bytes | None = None,
+        last_frame: bytes | None = None,
+        takes: int = 1,
+        ticket: Ticket | None = None,
     ) -> Job:
         """Queue a job for each take, and give the first. Each has a copy of the frames, upright, as PNG.
 
         An upload goes before a path in the brief, which may name any picture of the data folder. An open seed is drawn
-        for each take; a given one is that of the first take, and each other has the next.
+        for each take; a given one is that of the first take, and each other has the next. A ``ticket`` that was
+        queued before gives its job again, and queues nothing.
 
         Raises:
             PictureError: a frame is no picture that can be used.
+            KeyReused: the ticket's key was another order's.
         """
         uploads = {"first_frame": (FIRST_FRAME, first_frame), "last_frame": (LAST_FRAME, last_frame)}
         made: list[tuple[str, Brief]] = []
@@ -77,10 +86,13 @@ class JobStore(Revisions):
                         changes[field] = f"{shelf.JOBS}/{job_id}/{name}"
                         shelf.keep_picture(source, self.data / changes[field])
                 made[-1] = (job_id, brief.model_copy(update=changes))
-            return self._queue(made)
+            job = self._queue(made, ticket)
         except BaseException:
             shelf.drop_folders(self.data, [job_id for job_id, _ in made])
             raise
+        if job.id != made[0][0]:
+            shelf.drop_folders(self.data, [job_id for job_id, _ in made])
+        return job
 
     def get(self, job_id: str) -> Job | None:
         """The job, deleted or not; None if there is none of that id."""
@@ -309,8 +321,12 @@ class JobStore(Revisions):
         seed = self._seed() if brief.random_seed else (brief.spec.seed + take) % (MAX_SEED + 1)
         return brief.spec.model_copy(update={"seed": seed})
 
-    def _queue(self, made: list[tuple[str, Brief]]) -> Job:
+    def _queue(self, made: list[tuple[str, Brief]], ticket: Ticket | None) -> Job:
         with self._connect() as db, transaction(db):
+            if ticket and (before := known(db, ticket)):
+                return before
+            if ticket:
+                keep_ticket(db, ticket, made[0][0])
             for job_id, brief in made:
                 draft = Draft(first_frame=brief.first_frame, prompt=None if brief.full else brief.prompt)
                 db.execute(

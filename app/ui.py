@@ -98,6 +98,7 @@ LOOK_SECONDS = 1.0  # between two looks at a job on its way
 
 AGENTS_SHARE = 0.25  # of a job's time that its agents take together, if it has any
 # Phase of the engine -> its usual share of the engine's time, for as long as none was measured.
+REMOTE_PHASES = ("waiting", "remote")  # of a server: in its queue; at work, and not telling how far it is
 PHASES = {"loading": 0.10, "text": 0.03, "frame": 0.04, "denoising": 0.66, "decoding": 0.14, "writing": 0.03}
 
 
@@ -160,7 +161,8 @@ def share_done(progress: Progress | None, steps: tuple[Step, ...] = ()) -> float
 
 def phase_name(phase: str) -> str:
     """What is done in that phase of the engine or in that step of an agent."""
-    return t(f"job.{phase}") if phase in PHASES or phase in set(Step) else phase
+    known = phase in PHASES or phase in REMOTE_PHASES or phase in set(Step)
+    return t(f"job.{phase}") if known else phase
 
 
 def show_playground_banner(place: DeltaGenerator, folder: Path) -> None:
@@ -348,6 +350,8 @@ def _show_end(job: Job) -> None:
         show_failure(job)
     else:
         st.markdown(t("job.cancelled_kept") if job.brief.full else t("job.cancelled"))
+        if job.draft.remote:
+            st.caption(t("job.cancelled_remote", server=plain(job.draft.remote.server)))
         st.button(
             t("failure.do_retry"),
             key=f"retry_{job.id}",

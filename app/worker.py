@@ -24,7 +24,21 @@ from app import workflow
 from app.agency import Models, is_heavy
 from app.engines import Engine, open_engine
 from app.explain import explain, without
-from app.jobs import CLOSED, HUNG_SECONDS, Cancelled, Draft, Failure, Job, Kind, Progress, Status, Step, Version, Worker
+from app.jobs import (
+    CLOSED,
+    HUNG_SECONDS,
+    LOCAL,
+    Cancelled,
+    Draft,
+    Failure,
+    Job,
+    Kind,
+    Progress,
+    Status,
+    Step,
+    Version,
+    Worker,
+)
 from app.settings import SettingsError, load, secrets
 from app.stages import STAGES, check_models
 from app.store import LOG, JobStore, StoreBusy, StoreError
@@ -121,8 +135,11 @@ def serve(
 def _device_failed(failure: Failure, job: Job, endpoints: Mapping[str, Endpoint]) -> bool:
     """Whether this process's own device did; a server may say the same of its own."""
     full = job.brief.full
-    elsewhere = full and failure.step and not is_heavy(full.models.get(failure.step, ""), endpoints)
-    return DEVICE_FAULT in failure.details and failure.kind not in OUT_OF_MEMORY and not elsewhere
+    if full and failure.step:
+        here = is_heavy(full.models.get(failure.step, ""), endpoints)
+    else:
+        here = job.brief.engine == LOCAL
+    return here and DEVICE_FAULT in failure.details and failure.kind not in OUT_OF_MEMORY
 
 
 def work(
@@ -153,7 +170,8 @@ def work(
             status, failure = Status.INTERRUPTED, CLOSED
         except Exception as error:
             log.exception("Job %s failed", job.id)
-            status, failure = Status.FAILED, explain(error, store.data / job.brief.checkpoint, keys)
+            checkpoint = store.data / job.brief.checkpoint if job.brief.engine == LOCAL else None
+            status, failure = Status.FAILED, explain(error, checkpoint, keys)
         models.close()
         reporter.finish()
         log.info("Job %s is %s", job.id, status)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from app.agency import Models
 from app.engines import Engine, OnStep, save_poster
-from app.jobs import Brief, Draft, Job, Status, Step, Version
+from app.jobs import Brief, Draft, Job, Remote, Status, Step, Version
 
 CLIP, POSTER = "clip.mp4", "poster.webp"
 
@@ -66,7 +66,11 @@ def render(brief: Brief, draft: Draft, context: Context) -> Draft:
     context.models.release(brief)
     folder = context.data / context.folder
     folder.mkdir(parents=True, exist_ok=True)
-    rendered = context.engine.render(brief, draft, folder / CLIP, context.on_step)
+
+    def keep(remote: Remote | None) -> None:
+        context.save(draft.model_copy(update={"remote": remote}))
+
+    rendered = context.engine.render(brief, draft, folder / CLIP, context.on_step, keep)
     save_poster(folder / CLIP, folder / POSTER)
     draft = draft.model_copy(update={"clip": f"{context.folder}/{CLIP}", "rendered": rendered})
     context.save(draft)

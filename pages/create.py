@@ -4,8 +4,8 @@ from typing import Any
 
 import streamlit as st
 
-from app import casting, frames, sounddesk, ui
-from app.checkpoints import checkpoint_folder
+from app import casting, frames, serverdesk, sounddesk, ui
+from app.checkpoints import checkpoint_folder, on_servers
 from app.desk import put
 from app.drafts import fitting
 from app.form import (
@@ -25,13 +25,19 @@ from app.form import (
     steps_of,
     too_long,
 )
-from app.jobs import Brief
+from app.jobs import LOCAL, Brief
 from app.texts import Language, text
 from mova.layout import CheckpointInfo
 
 t = ui.t
 RECENT = 6
-ENGINES = ["local"]
+NOT_ON_SERVERS: dict[str, Any] = {  # field -> what stands for it where a server makes the clip
+    "bridge_guidance_scale": 1.0,
+    "video_shift": None,
+    "audio_shift": None,
+    "offload": "none",
+    "last_frame": None,
+}
 EXAMPLES = {  # field -> its text as the form starts
     "prompt": "create.example",
     "idea": "create.idea_example",
@@ -57,7 +63,8 @@ def restore(found: dict[str, CheckpointInfo]) -> None:
     start = {"offload": settings.offload, "loudness": level(settings.loudness)}
     start |= {name: t(key) for name, key in EXAMPLES.items()}
     st.session_state.checkpoint = chosen
-    st.session_state.update(fitting(draft, found[chosen], start))
+    checkpoint = found[chosen] if draft.get("engine", LOCAL) == LOCAL else on_servers(draft.get("model", ""))
+    st.session_state.update(fitting(draft, checkpoint, start))
     st.session_state.draft = form_content()
     st.session_state.examples = EXAMPLES.keys() - draft.keys()
 
@@ -67,7 +74,12 @@ def form_content() -> dict[str, Any]:
 
 
 def form_of(checkpoint: CheckpointInfo) -> Form:
-    return Form(checkpoint, **{name: st.session_state[name] for name in KEPT})
+    kept = {name: st.session_state[name] for name in KEPT}
+    return Form(checkpoint, **(kept | NOT_ON_SERVERS if is_remote() else kept))
+
+
+def is_remote() -> bool:
+    return bool(st.session_state.engine != LOCAL)
 
 
 def keep_draft() -> None:
@@ -184,7 +196,8 @@ def draw_advanced(checkpoint: CheckpointInfo) -> None:
     with st.expander(t("create.advanced"), icon=":material/tune:", key="advanced"):
         with st.grid(2, key="numbers"):
             for key in ("guidance_scale", "bridge_guidance_scale"):
-                st.number_input(t(f"create.{key}"), step=0.5, format="%.1f", key=key, help=t(f"create.{key}_help"))
+                if not draw_refused(key):
+                    st.number_input(t(f"create.{key}"), step=0.5, format="%.1f", key=key, help=t(f"create.{key}_help"))
             st.text_input(t("create.seed"), key="seed", placeholder=t("create.random"), help=t("create.seed_help"))
             st.number_input(
                 t("create.fps"), value=None, step=1.0, key="fps", placeholder=own, help=t("create.fps_help")
@@ -199,32 +212,44 @@ def draw_advanced(checkpoint: CheckpointInfo) -> None:
                     help=t(f"create.{key}_help"),
                 )
             for key in ("video_shift", "audio_shift"):
-                st.number_input(
-                    t(f"create.{key}"), value=None, step=0.5, key=key, placeholder=own, help=t("create.shift_help")
-                )
+                if not draw_refused(key):
+                    st.number_input(
+                        t(f"create.{key}"), value=None, step=0.5, key=key, placeholder=own, help=t("create.shift_help")
+                    )
         draw_machine()
         st.text_area(t("create.negative_prompt"), key="negative_prompt", help=t("create.negative_prompt_help"))
-        frames.draw("last_frame", size_of(checkpoint, st.session_state.orientation))
+        if not draw_refused("last_frame"):
+            frames.draw("last_frame", size_of(checkpoint, st.session_state.orientation))
+
+
+def draw_refused(key: str) -> bool:
+    """Where a server makes the clip, the field that it can't follow, with the reason; whether it was that."""
+    if not is_remote():
+        return False
+    shown = NOT_ON_SERVERS.get(key, 0)
+    if shown == 0:
+        return False
+    with st.container(gap="xxsmall", key=f"{key}_refused"):
+        words = t("form.offload_none") if key == "offload" else "" if shown is None else f"{shown:g}"
+        st.text_input(t(f"create.{key}"), words, placeholder="–", disabled=True, key=f"{key}_on_servers")
+        st.caption(f":material/block: {t(f'create.{key}_refused')}")
+    return True
 
 
 def draw_machine() -> None:
     """Where and how the clip is made, and how loud it is in the end."""
-    st.selectbox(
-        t("create.engine"),
-        ENGINES,
-        format_func={name: t(f"create.engine_{name}") for name in ENGINES}.__getitem__,
-        key="engine",
-        help=t("create.engine_help"),
-    )
-    st.selectbox(
-        t("create.offload"),
-        OFFLOADS,
-        format_func={choice: t(f"form.offload_{choice}") for choice in OFFLOADS}.__getitem__,
-        key="offload",
-        help=t("create.offload_help"),
-    )
-    if not ui.has_gpu(settings.data, settings.device):
-        st.caption(f":material/info: {t('create.offload_no_gpu')}")
+    if not settings.sglang:
+        serverdesk.choose_engine()
+    if not draw_refused("offload"):
+        st.selectbox(
+            t("create.offload"),
+            OFFLOADS,
+            format_func={choice: t(f"form.offload_{choice}") for choice in OFFLOADS}.__getitem__,
+            key="offload",
+            help=t("create.offload_help"),
+        )
+        if not ui.has_gpu(settings.data, settings.device):
+            st.caption(f":material/info: {t('create.offload_no_gpu')}")
     levels = {loudness: level_text(loudness) for loudness in (*LOUDNESS, st.session_state.loudness)}
     st.selectbox(
         t("create.loudness"),
@@ -293,7 +318,7 @@ def draw_generate(brief: Brief | list[str], problems: list[str]) -> None:
             st.error(ui.plain(sentence), icon=":material/error:")
         return
     takes, numbers = st.session_state.takes, ui.summary(brief)
-    seconds = ui.expected_seconds(brief)
+    seconds = ui.expected_seconds(brief) if brief.engine == LOCAL else None
     time = t("create.about_unknown") if seconds is None else t("create.about", time=ui.clock(seconds))
     all_takes = numbers if takes == 1 else t("create.takes_are", takes=takes, summary=numbers)
     lines = [all_takes, time]
@@ -335,7 +360,14 @@ making, watching = st.columns([5, 6], gap="large")
 
 with making:
     choose_mode()
-    checkpoint = choose_checkpoint(checkpoints)
+    if settings.sglang:
+        serverdesk.choose_engine()
+    elif is_remote():  # its server was taken out of the settings
+        put("engine", LOCAL)
+    if is_remote():
+        checkpoint = on_servers(serverdesk.choose_model(st.session_state.engine))
+    else:
+        checkpoint = choose_checkpoint(checkpoints)
     draw_basics(checkpoint)
     form = form_of(checkpoint)
     if form.mode == "full":
@@ -343,7 +375,8 @@ with making:
         casting.show_casting(form)
     draw_advanced(checkpoint)
     form = form_of(checkpoint)
-    seen = [frames.as_seen(place, size_of(checkpoint, form.orientation)) for place in frames.PLACES]
+    places = frames.PLACES[:1] if is_remote() else frames.PLACES
+    seen = [frames.as_seen(place, size_of(checkpoint, form.orientation)) for place in places]
     draw_generate(
         compose(form, data=settings.data, language=ui.language(), endpoints=settings.providers),
         [frame.problem for frame in seen if frame.problem],
@@ -352,7 +385,7 @@ with making:
 with ui.told():
     keep_draft()
 
-if checkpoint.playground:
+if checkpoint.playground and not is_remote():
     ui.show_playground_banner(banner, checkpoint_folder(settings.data))
 
 with watching:

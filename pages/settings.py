@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import cards, ui
+from app import cards, serverdesk, ui
 from app.checkpoints import checkpoint_folder
 from app.desk import probes
 from app.endpoints import Row, State, all_rows
@@ -20,7 +20,7 @@ from mova.layout import CheckpointInfo, ComponentInfo
 
 LOG_LINES = 200
 EXPLAINED = ("data", "host", "port", "checkpoint", "device", "dtype", "offload", "free_first_expert", "loudness")
-EXPLAINED += ("watchdog_minutes",)
+EXPLAINED += ("watchdog_minutes", "sglang_minutes")
 LOOK_SECONDS = 0.5  # between two looks at a test under way
 STATES = {  # State -> icon and colour
     State.KEY_SET: ("key", "green"),
@@ -338,6 +338,7 @@ ui.tab_title(ui.t("nav.settings"))
 st.title(ui.t("nav.settings"), anchor=False)
 st.caption(ui.t("settings.about"))
 show_providers()
+serverdesk.show_servers()
 show_in_force()
 left, right = st.columns(2, gap="large")
 with left:

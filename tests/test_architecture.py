@@ -26,6 +26,7 @@ WITH_STREAMLIT = {
         "language",
         "main",
         "server",
+        "serverdesk",
         "sounddesk",
         "timeline",
         "ui",

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SAID = ("library.", "agents.")  # files of sentences that are made elsewhere, in English
+SAID = ("library.", "agents.", "remote.")  # files of sentences that are made elsewhere, in English
 
 
 class Language(StrEnum):

@@ -11,7 +11,7 @@ import numpy as np
 
 from agents import providers
 from app import worker
-from app.engines import OnStep
+from app.engines import Keep, OnStep
 from app.jobs import Brief, Draft, Machine, Rendered
 from app.settings import ROOT
 from mova import media
@@ -33,7 +33,7 @@ class FakeEngine:
         self.loads = 0
         self.loaded = False
 
-    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep) -> Rendered:
+    def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep, keep: Keep) -> Rendered:
         spec = brief.spec
         if not self.loaded:
             on_step("loading", 0, 1)

@@ -9,12 +9,16 @@ import pytest
 from PIL import Image
 
 from app.checkpoints import identify, playground_path
-from app.engines import LocalEngine, open_engine
+from app.engines import LocalEngine, OnStep, open_engine
 from app.jobs import Brief, Cancelled, Draft
 from app.settings import Settings
 from mova.layout import CheckpointError
 from mova.picture import PictureError
 from tests.app.conftest import make_brief, picture
+
+
+def hear(phases: list[str]) -> OnStep:
+    return lambda phase, step, total: phases.append(phase)
 
 
 def quiet(phase: str, step: int, total: int) -> None:
@@ -32,7 +36,7 @@ def engine(data: Path) -> LocalEngine:
 
 
 def render(engine: LocalEngine, brief: Brief, target: Path) -> bytes:
-    engine.render(brief, Draft(prompt=brief.prompt, first_frame=brief.first_frame), target, quiet)
+    engine.render(brief, Draft(prompt=brief.prompt, first_frame=brief.first_frame), target, quiet, pytest.fail)
     return target.read_bytes()
 
 
@@ -41,7 +45,9 @@ def test_a_prompt_and_a_picture_become_a_clip(engine: LocalEngine, data: Path) -
     brief = make_brief(steps=1, first_frame="frame.png", last_frame="frame.png")
     heard: list[str] = []
     draft = Draft(prompt=brief.prompt, first_frame=brief.first_frame)
-    rendered = engine.render(brief, draft, data / "clip.mp4", lambda phase, step, total: heard.append(phase))
+    rendered = engine.render(
+        brief, draft, data / "clip.mp4", lambda phase, step, total: heard.append(phase), pytest.fail
+    )
     assert list(dict.fromkeys(heard)) == ["loading", "text", "frame", "denoising", "decoding", "writing"]
     assert (rendered.width, rendered.height, rendered.num_frames, rendered.duration) == (64, 48, 5, 0.5)
     assert rendered.notes == ()
@@ -53,7 +59,9 @@ def test_the_pipeline_stays_loaded_and_a_seed_means_a_clip(engine: LocalEngine, 
     brief = make_brief(steps=1)
     first = render(engine, brief, data / "a.mp4")
     heard: list[str] = []
-    engine.render(brief, Draft(prompt=brief.prompt), data / "b.mp4", lambda phase, step, total: heard.append(phase))
+    engine.render(
+        brief, Draft(prompt=brief.prompt), data / "b.mp4", lambda phase, step, total: heard.append(phase), pytest.fail
+    )
     assert "loading" not in heard
     assert (data / "b.mp4").read_bytes() == first
     other = brief.model_copy(update={"spec": brief.spec.model_copy(update={"seed": 8})})
@@ -65,7 +73,9 @@ def test_a_freed_engine_loads_again_and_gives_the_same_clip(engine: LocalEngine,
     first = render(engine, brief, data / "a.mp4")
     engine.free()
     heard: list[str] = []
-    engine.render(brief, Draft(prompt=brief.prompt), data / "b.mp4", lambda phase, step, total: heard.append(phase))
+    engine.render(
+        brief, Draft(prompt=brief.prompt), data / "b.mp4", lambda phase, step, total: heard.append(phase), pytest.fail
+    )
     assert "loading" in heard
     assert (data / "b.mp4").read_bytes() == first
 
@@ -92,7 +102,9 @@ def test_another_offload_loads_afresh_and_gives_the_same_clip(engine: LocalEngin
     first = render(engine, make_brief(steps=1), data / "a.mp4")
     heard: list[str] = []
     brief = make_brief(steps=1, offload="component")
-    engine.render(brief, Draft(prompt=brief.prompt), data / "d.mp4", lambda phase, step, total: heard.append(phase))
+    engine.render(
+        brief, Draft(prompt=brief.prompt), data / "d.mp4", lambda phase, step, total: heard.append(phase), pytest.fail
+    )
     assert "loading" in heard
     assert (data / "d.mp4").read_bytes() == first
 
@@ -105,7 +117,7 @@ def test_a_cancel_leaves_no_file_and_the_engine_usable(engine: LocalEngine, data
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        engine.render(make_brief(steps=2), Draft(prompt=""), data / "cancelled.mp4", cancel)
+        engine.render(make_brief(steps=2), Draft(prompt=""), data / "cancelled.mp4", cancel, pytest.fail)
     assert not list(data.glob("cancelled*"))
     assert render(engine, make_brief(steps=1), data / "e.mp4") == first
 
@@ -121,4 +133,4 @@ def test_what_is_missing_is_said(engine: LocalEngine, data: Path) -> None:
 def test_settings_reach_the_engine(data: Path) -> None:
     engine = open_engine(Settings(data=data, device="cuda:99"))
     with pytest.raises(ValueError, match="cuda:99"):
-        engine.render(make_brief(), Draft(prompt=""), data / "g.mp4", quiet)
+        engine.render(make_brief(), Draft(prompt=""), data / "g.mp4", quiet, pytest.fail)
