@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from app import desk
 from app.store import JobStore
 from tests.pages.chromium import CHROMIUM, FLAGS
 
@@ -17,6 +18,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STUDIO_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("STUDIO_CHECKPOINT", raising=False)
     return tmp_path / "data"
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_tried() -> None:
+    """What other tests' endpoints answered is known to the process, and is forgotten."""
+    desk.probes.clear()
 
 
 @pytest.fixture
