@@ -18,6 +18,7 @@ from agents.checker import Rule
 from agents.troubles import Trouble
 from app import worker
 from app.jobs import Draft, Job, Kind, Status, Step, Version
+from app.schema import MIGRATIONS
 from app.settings import ROOT
 from app.store import JobStore
 from mova.picture import open_picture
@@ -443,11 +444,10 @@ def test_a_disk_that_is_full_fails_the_job_and_not_the_worker(store: JobStore, m
     assert job.failure.kind is Kind.DISK_FULL
 
 
-def test_an_old_store_gets_its_table_of_versions(store: JobStore) -> None:
-    with store._connect() as db:
-        db.execute("DROP TABLE versions")
-        db.execute("PRAGMA user_version = 2")
-    again = JobStore(store.data)
+def test_an_old_store_gets_its_table_of_versions(tmp_path: Path) -> None:
+    with patch("app.schema.MIGRATIONS", MIGRATIONS[:2]):
+        JobStore(tmp_path)
+    again = JobStore(tmp_path)
     job = again.submit(full_brief())
     again.save(job.id, Draft(), Version(step=Step.ELEMENTS, text="kept"))
     assert again.versions(job.id)[Step.ELEMENTS][0].text == "kept"
