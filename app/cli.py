@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from app import doctor, flags, keeper, recipes
 from app.form import too_long
@@ -54,7 +55,7 @@ class Call:
 
     def say(self, text: str) -> None:
         """A result, on standard output."""
-        print(text, flush=True)
+        _put(text, sys.stdout)
 
     def tell(self, job: Job, left: float | None = None) -> None:
         """A job as a result: an object for programs, a line for people."""
@@ -82,9 +83,6 @@ def main(arguments: Sequence[str] | None = None, worker: Sequence[str] | None = 
         return WRONG_USE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # what reads us has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
 
 
 def submit(call: Call) -> int:
@@ -100,13 +98,16 @@ def submit(call: Call) -> int:
                 raise
             raise RecipeError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from error
     store = call.store(must_exist=False)
-    jobs = []
-    for order in orders:
-        if order.brief.full is None and (long := too_long(order.brief.prompt)):
-            _complain(long)
-        for brief in order.each():
-            jobs.append(store.submit(brief))
-            call.say(as_json(as_object(jobs[-1], store.data)) if given.json else jobs[-1].id)
+    jobs: list[Job] = []
+    try:
+        for order in orders:
+            if order.brief.full is None and (long := too_long(order.brief.prompt)):
+                _complain(long)
+            for brief in order.each():
+                jobs.append(store.submit(brief))
+    finally:  # what is queued is told, even if not all could be
+        for job in jobs:
+            call.say(as_json(as_object(job, store.data)) if given.json else job.id)
     return _wait(call, store, jobs) if given.wait else DONE
 
 
@@ -177,7 +178,7 @@ def examine(given: argparse.Namespace, overruled: dict[str, Path]) -> int:
     """Say what is well on this machine and what isn't; status 1 if anything is wrong."""
     wrong = False
     for check in doctor.examine(overruled, test=given.test):
-        print(as_json(check.as_object()) if given.json else check.as_text(), flush=True)
+        _put(as_json(check.as_object()) if given.json else check.as_text(), sys.stdout)
         wrong = wrong or check.state is doctor.State.WRONG
     return FAILED if wrong else DONE
 
@@ -252,7 +253,17 @@ def _find(store: JobStore, beginning: str) -> Job:
 
 
 def _complain(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    _put(text, sys.stderr)
+
+
+def _put(text: str, stream: TextIO) -> None:
+    """Say it; once whoever read has enough, to nobody: the work goes on, to the exit status that it has."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 COMMANDS: dict[str, Callable[[Call], int]] = {

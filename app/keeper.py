@@ -14,7 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from app.jobs import CLOSED, Mode, Status, Wanted
+from filelock import FileLock, Timeout
+
+from app.jobs import Mode, Status
 from app.settings import ROOT
 from app.store import JobStore, StoreError
 from app.supervisor import Supervisor, WorkerState
@@ -22,6 +24,7 @@ from app.supervisor import Supervisor, WorkerState
 log = logging.getLogger("app.keeper")
 
 LOOK_SECONDS = 0.25  # between two looks at the queue
+LOCK_SECONDS = 2.0  # for those who hold the worker's lock just to see whether one is there
 LOG = "keeper.log"
 FAILED = 1  # exit status: no worker lives long enough to serve the folder
 
@@ -64,11 +67,20 @@ def keep(store: JobStore, supervisor: Supervisor) -> bool:
             time.sleep(LOOK_SECONDS)
     finally:
         supervisor.end()
-    for job in store.find(Wanted(states=(Status.INTERRUPTED,))).jobs:
-        if job.failure == CLOSED and job.started_at is not None and job.started_at >= looked:
-            log.warning("Job %s had just begun; it is put back", job.id)
-            store.requeue(job.id)
+    _put_back(store, looked)
     return True
+
+
+def _put_back(store: JobStore, looked: float) -> None:
+    """Queue again what our worker claimed after this look; one that was killed has left it running."""
+    lock = FileLock(store.data / "worker.lock")
+    try:
+        with lock.acquire(timeout=LOCK_SECONDS):
+            put_back = store.put_back(looked, running=True)
+    except Timeout:  # a worker of others', which has closed what ours left: what runs now is its own
+        put_back = store.put_back(looked, running=False)
+    for job_id in put_back:
+        log.warning("Job %s had just begun; it is put back", job_id)
 
 
 def _is_needed(store: JobStore) -> bool:

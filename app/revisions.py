@@ -12,7 +12,7 @@ from typing import Any
 
 from app import shelf
 from app.claims import Claims, keep_version
-from app.jobs import BLANKS, Brief, Draft, Job, Status, Step, Version
+from app.jobs import BLANKS, CLOSED, INTERRUPTED, Brief, Draft, Job, Status, Step, Version
 from app.records import HERE, SELECT, Model, to_job
 from app.schema import transaction
 
@@ -144,6 +144,21 @@ class Revisions(Claims):
             (new, job.id, new, job.id),
         )
         return to_job(db.execute(f"{SELECT} WHERE id = ?", (new,)).fetchone())
+
+    def put_back(self, since: float, *, running: bool) -> list[str]:
+        """Queue again, in its place, what was claimed since then and its worker's end has interrupted; the ids.
+
+        ``running``: and what it left running. Only for one that holds the folder's lock: nobody runs anything then.
+        """
+        rows = self._all(
+            f"""UPDATE jobs SET finished_at = CASE cancel WHEN 1 THEN ? END,
+                    status = CASE cancel WHEN 1 THEN 'cancelled' ELSE 'queued' END,
+                    failure = NULL, progress = NULL, started_at = NULL, reported_at = NULL
+                WHERE started_at >= ? AND ((status = 'running' AND ?)
+                    OR (status = 'interrupted' AND failure IN (?, ?) AND {HERE})) RETURNING id, status""",
+            (self._clock(), since, running, CLOSED.model_dump_json(), INTERRUPTED.model_dump_json()),
+        )
+        return [row["id"] for row in rows if row["status"] == Status.QUEUED]
 
 
 def _filled(brief: Brief, draft: Draft, step: Step, blank: str) -> Draft:

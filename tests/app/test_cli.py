@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.sound import Sound
-from app import cli, keeper, supervisor
+from app import cli, jobs, keeper, supervisor
 from app.cli import CANCELLED, DONE, FAILED, IN_REVIEW, INTERRUPTED, WRONG_USE, main
 from app.jobs import CLOSED, Failure, Full, Job, Progress, Rendered, Status, Step
 from app.recipes import Recipe, RecipeError, order
 from app.settings import ROOT, load
-from app.store import JobStore
+from app.store import JobStore, StoreError
 from app.supervisor import Supervisor, WorkerState
 from app.telling import Lines
 from app.waiting import PAUSED, Service, wait
@@ -523,12 +524,17 @@ def test_a_clip_comes_from_a_server_by_a_worker_that_wait_starts(
 
 
 class Ending:
-    """A supervisor whose worker claims a job in the very moment in which it is told to end."""
+    """A supervisor whose worker claims a job in the very moment in which it is told to end.
+
+    It is interrupted with this failure; without one the worker is killed before it can say so.
+    """
 
     state = WorkerState.READY
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, failure: Failure | None = CLOSED, *, cancelled: bool = False) -> None:
         self.store = store
+        self.failure = failure
+        self.cancelled = cancelled
 
     def start(self) -> None: ...
 
@@ -536,15 +542,44 @@ class Ending:
         self.store.submit(make_brief())
         job = self.store.claim()
         assert job
-        self.store.close(job.id, Status.INTERRUPTED, CLOSED)
+        self.job = job
+        if self.cancelled:
+            self.store.cancel(job.id)
+        if self.failure:
+            self.store.close(job.id, Status.INTERRUPTED, self.failure)
 
 
-def test_what_was_claimed_as_the_keeper_left_is_put_back(store: JobStore) -> None:
+@pytest.mark.parametrize("failure", [CLOSED, jobs.INTERRUPTED, None], ids=["closed", "recovered", "killed"])
+def test_what_was_claimed_as_the_keeper_left_is_put_back(store: JobStore, failure: Failure | None) -> None:
     old = store.submit(make_brief())
     close(store, old, Status.INTERRUPTED, CLOSED)
-    assert keeper.keep(store, Ending(store))  # type: ignore[arg-type]
+    assert keeper.keep(store, Ending(store, failure))  # type: ignore[arg-type]
     assert found(store, old).status is Status.INTERRUPTED, "that was somebody else's"
-    assert [job.status for job in store.queue()] == [Status.QUEUED]
+    (job,) = store.queue()
+    assert (job.status, job.failure, job.started_at, job.finished_at) == (Status.QUEUED, None, None, None)
+    assert store.claim(), "it can be taken again"
+
+
+def test_what_was_cancelled_as_the_keeper_left_is_not_put_back(store: JobStore) -> None:
+    supervised = Ending(store, None, cancelled=True)
+    assert keeper.keep(store, supervised)  # type: ignore[arg-type]
+    assert found(store, supervised.job).status is Status.CANCELLED
+
+
+def test_a_keeper_that_leaves_another_worker_behind_leaves_it_its_job(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LOCK_SECONDS", 0)
+    supervised = Ending(store, None)
+    with FileLock(store.data / "worker.lock"):
+        assert keeper.keep(store, supervised)  # type: ignore[arg-type]
+    assert found(store, supervised.job).status is Status.RUNNING
+
+
+def test_a_job_whose_failure_is_its_own_is_not_put_back(store: JobStore) -> None:
+    supervised = Ending(store, jobs.HUNG)
+    assert keeper.keep(store, supervised)  # type: ignore[arg-type]
+    assert found(store, supervised.job).status is Status.INTERRUPTED
 
 
 def test_a_keeper_leaves_a_paused_queue_alone(store: JobStore) -> None:
@@ -584,6 +619,50 @@ def test_a_reader_that_has_enough_is_no_error(store: JobStore) -> None:
     said = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(said.stdout)["status"] == "queued"
     assert said.stderr == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["ids", "json"])
+def test_all_is_queued_though_nobody_reads_it(store: JobStore, options: list[str]) -> None:
+    assert unread(store, "stdout", "submit", "--prompt", "A gull.", "--takes", "5", *options) == DONE
+    assert len(store.queue()) == 5
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["lines", "json"])
+def test_wait_has_its_status_though_nobody_reads_it(store: JobStore, stream: str, options: list[str]) -> None:
+    done, cancelled = store.submit(make_brief()), store.submit(make_brief())
+    finish(store, done)
+    close(store, cancelled, Status.CANCELLED)
+    assert unread(store, stream, "wait", done.id, *options) == DONE
+    assert unread(store, stream, "wait", done.id, cancelled.id, *options) == CANCELLED
+
+
+def test_what_could_be_queued_is_told_though_the_rest_could_not(
+    run: Run, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, left = JobStore.submit, iter(range(2))
+
+    def fills_the_disk(store: JobStore, brief: Any) -> Job:
+        if next(left, None) is None:
+            raise StoreError("The disk is full.")
+        return submit(store, brief)
+
+    monkeypatch.setattr(JobStore, "submit", fills_the_disk)
+    ids = run("submit", "--prompt", "A gull.", "--takes", "5", status=WRONG_USE)
+    assert ids == [job.id for job in store.queue()]
+    assert "The disk is full." in run.err
+
+
+def unread(store: JobStore, stream: str, *words: str) -> int:
+    """The status of the command line as a program, with nobody at the other end of this stream."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "app.cli", *words, "--data", str(store.data)]
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
+    try:
+        return subprocess.run(command, cwd=ROOT, check=False, timeout=60, **streams).returncode
+    finally:
+        os.close(theirs)
 
 
 def test_a_console_of_few_letters_is_no_error(store: JobStore) -> None:
