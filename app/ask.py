@@ -26,6 +26,8 @@ from mova.spec import MAX_FRAMES, ClipSpec, problems
 MAX_PICTURE, MAX_BODY, MAX_TEXT = 50 << 20, 70 << 20, 8 << 20  # bytes; of a text field of a form
 IN_MEMORY = 1 << 20  # bytes of a body; the rest waits on disk
 LONGEST_PROMPT = 32_000  # characters
+MOST_MARKS = 200_000  # of JSON's , : [ and {: each may take a hundred bytes once read, and base64 has none
+MOST_TOLD = 20  # things that are wrong; one body can have thousands
 
 PICTURES = ("input_reference", "last_frame")
 ALIASES = {"steps": "num_inference_steps", "reference_url": "input_reference"}
@@ -96,9 +98,10 @@ class Sent:
 
     @property
     def digest(self) -> str:
-        """The same for the same content, however it was wrapped."""
+        """The same for the same content, however it was wrapped; what isn't known here is no part of it."""
+        fields = {name: value for name, value in self.fields.items() if name in Ask.model_fields}
         pictures = {name: hashlib.sha256(data).hexdigest() for name, data in self.pictures.items()}
-        text = json.dumps([self.fields, pictures], sort_keys=True, default=str)
+        text = json.dumps([fields, pictures], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -170,7 +173,8 @@ def understand(sent: Sent) -> Ask:
         ask = Ask.model_validate(sent.fields)
     except ValidationError as error:
         known = {param for param, _ in wrong}
-        wrong += [each for each in map(_sentence, error.errors()) if each[0] not in known]
+        told = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_TOLD]
+        wrong += [each for each in map(_sentence, told) if each[0] not in known]
     if not wrong and not ask.prompt.strip() and (ask.workflow == "simple" or not sent.pictures):
         wrong.append(("prompt", "prompt is required: say what is seen and heard."))
     if wrong:
@@ -222,18 +226,35 @@ def _bytes(name: str, file: IO[bytes]) -> bytes:
 
 
 def _object(file: IO[bytes]) -> dict[str, Any]:
-    content = _from_json(None, file.read())
+    came, marks = [], 0
+    while piece := file.read(IN_MEMORY):  # by pieces: nobody else computes while one is counted
+        marks += _marks(piece)
+        if marks > MOST_MARKS:
+            raise _too_intricate(None)
+        came.append(piece)
+    content = _from_json(None, b"".join(came))
     if not isinstance(content, dict):
         raise ApiError(400, "The JSON must be an object of fields.", code="invalid_json")
     return content
 
 
 def _from_json(name: str | None, text: str | bytes) -> Any:
+    if isinstance(text, str) and _marks(text.encode(errors="replace")) > MOST_MARKS:
+        raise _too_intricate(name)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         why = str(error)[:200]
         raise ApiError(400, f"{name or 'The body'} isn't JSON ({why}).", param=name, code="invalid_json") from error
+
+
+def _marks(text: bytes) -> int:
+    return len(text) - len(text.translate(None, b",:[{"))
+
+
+def _too_intricate(name: str | None) -> ApiError:
+    said = f"{name or 'The body'} has more than {MOST_MARKS} fields and entries. Send those that /docs names."
+    return ApiError(400, said, param=name, code="invalid_json")
 
 
 def _picture(name: str, given: Any) -> bytes:

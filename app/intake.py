@@ -60,7 +60,7 @@ class Intake(Revisions):
 
 
 def known(db: sqlite3.Connection, ticket: Ticket) -> Job | None:
-    """The job that was queued for this ticket. A key is known for as long as its job.
+    """The job that was queued for this ticket. A key is known for as long as its job is there to be asked for.
 
     Raises:
         KeyReused: its key was another order's.
@@ -68,7 +68,7 @@ def known(db: sqlite3.Connection, ticket: Ticket) -> Job | None:
     if ticket.key is None:
         return None
     row = db.execute("SELECT job, digest FROM intake WHERE key = ?", (ticket.key,)).fetchone()
-    found = db.execute(f"{SELECT} WHERE id = ?", (row["job"],)).fetchone() if row else None
+    found = db.execute(f"{SELECT} WHERE id = ? AND {HERE}", (row["job"],)).fetchone() if row else None
     if found is None:
         return None
     if row["digest"] != ticket.digest:
@@ -77,8 +77,10 @@ def known(db: sqlite3.Connection, ticket: Ticket) -> Job | None:
 
 
 def keep_ticket(db: sqlite3.Connection, ticket: Ticket, job_id: str) -> None:
-    """Note that the ticket is this job's; what jobs that are gone had is forgotten."""
+    """Note that the ticket is this job's; what jobs that are gone had is forgotten, and a deleted one's same key."""
     db.execute("DELETE FROM intake WHERE job NOT IN (SELECT id FROM jobs)")
+    if ticket.key is not None:
+        db.execute("UPDATE intake SET key = NULL WHERE key = ?", (ticket.key,))  # it may be restored, as a remix too
     db.execute(
         "INSERT INTO intake (job, key, digest, remix_of) VALUES (?, ?, ?, ?)",
         (job_id, ticket.key, ticket.digest, ticket.remix_of),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import api, apidocs
-from app.entrance import Entrance
+from app.entrance import REFUSED, Entrance
 from app.jobs import FIRST_FRAME, LAST_FRAME
 from app.settings import ROOT, Settings
 from app.shelf import draft_path
@@ -28,6 +29,7 @@ from app.workflow import CLIP, POSTER
 
 MEDIA_TYPES = {CLIP: "video/mp4", POSTER: "image/webp", FIRST_FRAME: "image/png", LAST_FRAME: "image/png"}
 FRAME = re.compile(r"frame-[0-9a-f]{12}\.png")  # painted, or brought by the creator to a job that was there already
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/@\[\]]+))(?::\d*)?")  # a name or an address, and a port
 
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -50,15 +52,17 @@ def build(settings: Settings, worker_command: Sequence[str] | None = None) -> st
             api.routes(settings),
             *apidocs.routes(),
         ],
-        middleware=[Middleware(Guard), *_entrance(settings)],
+        middleware=_guards(settings),
         lifespan=_keep(supervisor),
         on_script_error=_say_refusal,
     )
 
 
-def _entrance(settings: Settings) -> list[Middleware]:
-    token = settings.token.get_secret_value() if settings.token else ""
-    return [Middleware(Entrance, token=token)] if token.strip() else []
+def _guards(settings: Settings) -> list[Middleware]:
+    token = settings.token.get_secret_value().strip() if settings.token else ""
+    if token:
+        return [Middleware(Guard), Middleware(Entrance, token=token)]
+    return [Middleware(Guard, only=settings.host)]
 
 
 def _say_refusal(error: Exception) -> bool:
@@ -68,14 +72,20 @@ def _say_refusal(error: Exception) -> bool:
 
 
 class Guard:
-    """Refuses what another site's page asks for, and tells browsers to keep the answers from it."""
+    """Refuses what another site's page asks for, and tells browsers to keep the answers from it.
 
-    def __init__(self, app: ASGIApp) -> None:
+    ``only``: without a token the studio goes by this name and this machine's own, and no other. A site whose name
+    leads here (DNS rebinding) would be the studio's own to browsers, and its page could ask for anything.
+    """
+
+    def __init__(self, app: ASGIApp, only: str | None = None) -> None:
         self._app = app
+        self._only = only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, and no ``BaseHTTPMiddleware``, which would hold up files and not see websockets."""
-        if scope["type"] != "http":
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
 
@@ -86,23 +96,58 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        if _from_another_site(scope):
-            await PlainTextResponse("Open the studio in a tab of its own.", 403)(scope, receive, guarded)
-        else:
+        refusal = self._refusal(scope)
+        if refusal is None:
             await self._app(scope, receive, guarded)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": REFUSED})
+        else:
+            await PlainTextResponse(refusal, 403)(scope, receive, guarded)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        host = Headers(scope=scope).get("host", "")
+        if self._only is not None and not _is_own_name(host, self._only):
+            return (
+                f"The studio doesn't go by the name {host[:100]!r}. Open it as localhost or 127.0.0.1; to reach it by "
+                "another name, set STUDIO_TOKEN to a long random text."
+            )
+        return "Open the studio in a tab of its own." if _from_another_site(scope) else None
+
+
+def _is_own_name(host: str, chosen: str) -> bool:
+    """Whether a ``Host`` is this machine's, which no other site's name can be made to be, or the one that was set."""
+    found = _HOST.fullmatch(host.lower())
+    if found is None:
+        return False
+    name = found[1] or found[2]
+    if name in ("localhost", chosen.lower()) or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def _from_another_site(scope: Scope) -> bool:
     """A link to the studio may be followed from anywhere; nothing else may come from another site.
 
-    To browsers another port of this machine is the same site, and older ones don't tell: what they write has an origin.
+    To browsers another port of this machine is the same site, and older ones don't tell: what they write has an origin,
+    and so have their websockets, which no browser keeps from other sites.
     """
     headers = Headers(scope=scope)
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if scope["type"] == "websocket":
+        return origin is not None and not _is_own_origin(origin, headers)
     if scope["method"] not in ("GET", "HEAD") and origin is not None and site not in ("same-origin", "none"):
-        return origin.partition("://")[2].lower() != headers.get("host", "").lower()
+        return not _is_own_origin(origin, headers)
     followed = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"
     return site == "cross-site" and not followed
+
+
+def _is_own_origin(origin: str, headers: Headers) -> bool:
+    place = origin.partition("://")[2].lower()
+    return bool(place) and place == headers.get("host", "").lower()
 
 
 def _keep(supervisor: Supervisor) -> Callable[[st.App], AbstractAsyncContextManager[dict[str, Any] | None]]:

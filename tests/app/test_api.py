@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import select
@@ -10,6 +11,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +26,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.testclient import TestClient
 
 from app import api, apidocs
 from app.apidocs import document
-from app.ask import Ask
+from app.apierrors import ApiError
+from app.ask import Ask, unwrap
 from app.jobs import Step
 from app.settings import load
 from app.store import JobStore
@@ -445,6 +449,48 @@ def test_a_picture_of_51_megabytes_is_refused(api_at: httpx.Client) -> None:
     assert answer.status_code == 400, "a text field of a form has its limit too"
 
 
+INTRICATE = [b"[" + b"{}," * 200_001 + b"{}]", b'{"":' * 200_001, b"[" * 200_001, b"[[],[" + b"0," * 200_001 + b"0]]"]
+
+
+@pytest.mark.parametrize("value", INTRICATE)
+def test_json_of_too_many_parts_is_refused_unread(api_at: httpx.Client, store: JobStore, value: bytes) -> None:
+    """66 MB of ``{},`` take gigabytes as objects; what is broken at its end shows that nothing read so far."""
+    before = len(store.history(500))
+    for end in (b"}", b""):
+        answer = api_at.post("videos", content=b'{"prompt":"x","z":' + value + end, headers=JSON)
+        error = error_of(answer)
+        assert (answer.status_code, error["code"]) == (400, "invalid_json")
+        assert "200000" in error["message"]
+    answer = api_at.post("videos", data={"prompt": "x", "models": value.decode()})
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "models")
+    assert "200000" in error_of(answer)["message"]
+    assert len(store.history(500)) == before
+
+
+def test_four_bodies_of_66_megabytes_hold_up_nobody_and_take_no_memory() -> None:
+    body = b'{"prompt":"x","z":[' + b"{}," * (22 << 20) + b"{}]}"
+    tracemalloc.start()
+    try:
+        for _ in range(4):
+            with pytest.raises(ApiError):
+                unwrap(UploadFile(io.BytesIO(body)))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_of_thousands_of_wrong_things_few_are_told(api_at: httpx.Client) -> None:
+    answer = api_at.post("videos", json={"prompt": "x", "review": [0] * 190_000})
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "review")
+    assert len(answer.content) < 10_000
+
+
+def test_a_picture_of_49_megabytes_is_few_parts() -> None:
+    content = bytes(range(256)) * (49 << 12)
+    body = json.dumps({"prompt": "x", "input_reference": data_url(content)}).encode()
+    assert unwrap(UploadFile(io.BytesIO(body))).pictures == {"input_reference": content}
+
+
 # Sent twice
 
 
@@ -485,12 +531,48 @@ def test_sixteen_at_once_with_one_key_make_one_video(api_at: httpx.Client, store
 @pytest.mark.usefixtures("paused")
 def test_a_key_is_known_as_long_as_its_job(api_at: httpx.Client, store: JobStore) -> None:
     first = api_at.post("videos", json={"prompt": "x"}, headers={"Idempotency-Key": "long"}).json()["id"]
-    store.delete(first)
+    store.purge(0)
     assert api_at.post("videos", json={"prompt": "x"}, headers={"Idempotency-Key": "long"}).json()["id"] == first
+    store.delete(first)
     store.purge(0)
     assert api_at.post("videos", json={"prompt": "y"}, headers={"Idempotency-Key": "long"}).json()["id"] != first
     answer = api_at.post("videos", json={"prompt": "x"}, headers={"Idempotency-Key": "é".encode()})
     assert (answer.status_code, error_of(answer)["param"]) == (400, "Idempotency-Key")
+
+
+@pytest.mark.usefixtures("paused")
+@pytest.mark.parametrize("prompt", ["Again.", "Another."])
+def test_a_key_of_a_deleted_video_is_free(api_at: httpx.Client, store: JobStore, prompt: str) -> None:
+    key = {"Idempotency-Key": f"deleted before {prompt}"}
+    origin = api_at.post("videos", json={"prompt": "Origin."}).json()["id"]
+    first = api_at.post(f"videos/{origin}/remix", json={"prompt": "Again."}, headers=key).json()["id"]
+    assert api_at.delete(f"videos/{first}").status_code == 200
+    second = api_at.post("videos", json={"prompt": prompt}, headers=key)
+    assert second.status_code == 200
+    assert api_at.get(f"videos/{second.json()['id']}").status_code == 200, "what is answered is there"
+    assert api_at.post("videos", json={"prompt": prompt}, headers=key).json()["id"] == second.json()["id"]
+    store.restore(first)
+    assert api_at.get(f"videos/{first}").json()["remixed_from_video_id"] == origin
+
+
+@pytest.mark.usefixtures("paused")
+def test_the_same_order_after_a_delete_is_queued_anew(api_at: httpx.Client, store: JobStore) -> None:
+    key = {"Idempotency-Key": "deleted and undone"}
+    first = api_at.post("videos", json={"prompt": "x"}, headers=key).json()["id"]
+    store.delete(first)
+    store.restore(first)
+    assert api_at.post("videos", json={"prompt": "x"}, headers=key).json()["id"] == first, "an undone delete was none"
+    api_at.delete(f"videos/{first}")
+    second = api_at.post("videos", json={"prompt": "x"}, headers=key).json()
+    assert second["id"] != first
+    assert api_at.get(f"videos/{second['id']}").status_code == 200
+
+
+@pytest.mark.usefixtures("paused")
+def test_what_is_not_known_here_does_not_make_another_order(api_at: httpx.Client) -> None:
+    key = {"Idempotency-Key": "unknown fields"}
+    ids = {api_at.post("videos", json={"prompt": "x", "trace": each}, headers=key).json()["id"] for each in (1, [2])}
+    assert len(ids) == 1
 
 
 # Clients as they are

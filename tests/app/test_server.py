@@ -14,12 +14,15 @@ from typing import cast
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from app import __main__ as program
+from app.server import Guard
 from app.settings import ROOT
 from app.store import JobStore
 from app.worker import is_running
@@ -155,6 +158,91 @@ def test_another_site_gets_no_clip(clip: tuple[str, bytes], site: str, dest: str
     assert answer.status_code == status
     posted = httpx.post(clip[0], headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"})
     assert posted.status_code == 403
+
+
+def port_of(address: str) -> str:
+    return address.rsplit(":", 1)[1]
+
+
+def stream_status(address: str, headers: dict[str, str]) -> int:
+    """How Streamlit's websocket answers to a handshake with these headers."""
+    host, port = address.split("/")[2].split(":")
+    handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    handshake |= {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol": "streamlit"}
+    lines = [f"{name}: {value}" for name, value in (handshake | headers).items()]
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall("\r\n".join(["GET /_stcore/stream HTTP/1.1", *lines, "", ""]).encode())
+        return int(connection.recv(65536).split(b" ")[1])
+
+
+ELSEWHERE = [
+    "evil.example",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "evillocalhost",
+    "8.8.8.8",
+    "[2001:db8::1]",
+    "[::1].evil.example",
+    "localhost@evil.example",
+    "localhost evil.example",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_name_that_was_led_here_opens_nothing(address: str, clip: tuple[str, bytes], name: str) -> None:
+    """DNS rebinding: to the browser another site's name is then this studio, so nothing else tells it apart."""
+    host = f"{name}:{port_of(address)}" if name else ""
+    headers = {"Host": host, "Sec-Fetch-Site": "same-origin", "Origin": f"http://{host}"}
+    for path in ("/", "/v1/videos", "/_stcore/health", "/health", clip[0].removeprefix(address) + "/clip.mp4"):
+        answer = httpx.get(address + path, headers=headers)
+        assert (answer.status_code, answer.headers["x-content-type-options"]) == (403, "nosniff")
+        assert "STUDIO_TOKEN" in answer.text, "it says what to do"
+    assert httpx.post(f"{address}/v1/videos", data={"prompt": "x"}, headers=headers).status_code == 403
+    assert stream_status(address, {"Host": host, "Origin": f"http://{host}"}) == 403
+    assert stream_status(address, {"Host": host}) == 403
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "127.8.8.8", "localhost", "LocalHost", "mova.localhost", "[::1]"])
+@pytest.mark.parametrize("with_port", [True, False])
+def test_this_machines_own_names_open_everything(address: str, name: str, with_port: bool) -> None:
+    host = f"{name}:{port_of(address)}" if with_port else name
+    assert httpx.get(f"{address}/v1/videos", headers={"Host": host}).status_code == 200
+    assert stream_status(address, {"Host": host}) == 101, "a program's, which has no origin"
+    assert stream_status(address, {"Host": host, "Origin": f"http://{host.lower()}"}) == 101
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:1", "http://localhost", "null", ""])
+def test_another_sites_page_gets_no_websocket(address: str, origin: str) -> None:
+    assert stream_status(address, {"Host": address.split("/")[2], "Origin": origin}) == 403
+    with pytest.raises(InvalidStatus):
+        connect(address.replace("http", "ws") + "/_stcore/stream", additional_headers={"Origin": origin})
+
+
+@pytest.mark.parametrize("chosen", ["Studio.internal", "127.0.0.1"])
+def test_the_name_that_was_set_is_its_own(chosen: str) -> None:
+    scope = {"type": "http", "method": "GET", "headers": [(b"host", b"studio.INTERNAL:8501")]}
+    assert (Guard(_nobody, only=chosen)._refusal(scope) is None) is (chosen == "Studio.internal")
+    assert Guard(_nobody)._refusal(scope) is None, "with a token any name is fine"
+
+
+def test_a_websocket_that_is_refused_is_closed_before_it_opens() -> None:
+    said: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    scope = {"type": "websocket", "path": "/_stcore/stream", "headers": [(b"host", b"evil.example")]}
+    with pytest.raises(StopIteration):
+        Guard(_nobody, only="127.0.0.1")(scope, receive, send).send(None)
+    assert said == [{"type": "websocket.close", "code": 1008}]
+
+
+async def _nobody(_: Scope, __: Receive, ___: Send) -> None:
+    raise AssertionError("nobody is to get here")
 
 
 @pytest.mark.parametrize("job_id", ["..", "%2e%2e", "0" * 32, "jobs", "é"])

@@ -207,6 +207,18 @@ def test_a_browser_is_asked_and_gets_a_cookie_that_is_not_the_token(address: str
     assert httpx.get(f"{address}/login", headers=cookie).headers["location"] == "/"
 
 
+def test_with_the_token_it_may_have_any_name_but_other_sites_stay_out(address: str) -> None:
+    named = BEARER | {"Host": b"studio.example"}
+    assert httpx.get(f"{address}/v1/models", headers=named).status_code == 200
+    assert httpx.get(f"{address}/v1/models", headers={"Host": "studio.example"}).status_code == 401
+    cookies = "; ".join(f"{name}={value}" for name, value in logged_in(address).cookies.items())
+    stream(address, {"Cookie": cookies, "Origin": address})
+    with pytest.raises(InvalidStatus):
+        stream(address, {"Cookie": cookies, "Origin": "https://evil.example"})
+    elsewhere = named | {"Origin": b"https://evil.example"}
+    assert httpx.delete(f"{address}/v1/videos/x", headers=elsewhere).status_code == 403
+
+
 @pytest.mark.parametrize(
     "elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:1", "x"]
 )
