@@ -7,7 +7,21 @@ from statistics import median
 from typing import Any
 
 from app import estimates, shelf
-from app.jobs import HUNG, INTERRUPTED, Brief, Draft, Failure, Job, Machine, Progress, Status, Step, Version, Worker
+from app.jobs import (
+    HUNG,
+    INTERRUPTED,
+    Brief,
+    Draft,
+    Failure,
+    Job,
+    Kind,
+    Machine,
+    Progress,
+    Status,
+    Step,
+    Version,
+    Worker,
+)
 from app.records import COLUMNS, HERE, KEEP, SELECT, Records, to_job
 from app.schema import transaction
 
@@ -19,10 +33,11 @@ _NEXT = f"""SELECT number FROM jobs WHERE status = 'queued' AND {HERE}
 
 
 # What the end of a worker has interrupted while a server made it: the server goes on, and the next worker fetches it.
-# But not where the worker may have died of the clip itself.
+# But not where the worker may have died of the clip itself: of that, a worker that was told to end says nothing.
 _PICK_UP = f"""UPDATE jobs SET status = 'queued', failure = NULL, finished_at = NULL, reported_at = NULL
     WHERE status = 'interrupted' AND json_extract(failure, '$.kind') = ? AND {HERE}
-        AND json_extract(draft, '$.remote') IS NOT NULL AND json_extract(progress, '$.phase') <> 'writing'"""
+        AND json_extract(draft, '$.remote') IS NOT NULL AND (json_extract(failure, '$.kind') = '{Kind.CLOSED}'
+            OR COALESCE(json_extract(progress, '$.phase'), '') <> 'writing')"""
 
 
 class Claims(Records):

@@ -182,12 +182,16 @@ class Version(BaseModel, frozen=True):
 
 
 class Remote(BaseModel, frozen=True):
-    """A clip that another machine was asked for: the server's name in the settings, its address, and its own id."""
+    """A clip that another machine was asked for: the server's name in the settings, its address, and its own id.
+
+    An empty ``id`` is noted before the server is asked: until its answer is there, it may or may not have the job.
+    """
 
     server: str
     base_url: str
     id: str
     submitted_at: float  # seconds since the epoch
+    device: str | None = None  # as in ``Machine``, by the look before it was handed in
 
 
 class Draft(BaseModel, frozen=True):

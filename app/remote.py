@@ -7,8 +7,9 @@ import json
 import logging
 import math
 import re
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ CONNECT_SECONDS = 5.0
 ASK_SECONDS = 15.0  # for a small answer
 SUBMIT_SECONDS = 120.0  # for the answer to a job, whose picture has to get there first
 STALL_SECONDS = 60.0  # between two pieces of a clip
-FETCHES = 5  # tries to get a clip whole
+FETCH_WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between two tries to get a clip whole, the last time that it grew
 MOST_BYTES = 4_000_000  # of a small answer
 REMOVED = "…"  # what stands where the token stood
 MOST_SAID = 300  # characters of what a server said
@@ -122,7 +123,11 @@ class Answer:
 
 
 class Line:
-    """Calls to one server. ``close`` ends what is under way; nothing is said of the token."""
+    """Calls to one server. ``close`` ends what is under way; nothing is said of the token.
+
+    Raises:
+        RemoteError: its address can't be called.
+    """
 
     def __init__(
         self,
@@ -134,22 +139,28 @@ class Line:
         ask_seconds: float = ASK_SECONDS,
         submit_seconds: float = SUBMIT_SECONDS,
         stall_seconds: float = STALL_SECONDS,
+        waits: Sequence[float] = FETCH_WAITS,
     ) -> None:
         self.name = name
+        self._waits, self._closed = waits, threading.Event()
         self._etag = ""
         self._key = key = token.get_secret_value().strip() if token else ""
         self._ask_seconds = ask_seconds
         headers = {"authorization": f"Bearer {key}"} if key and sendable(key) else {}
         self._submit, self._stall = _timeout(submit_seconds), _timeout(stall_seconds)
-        self._client = httpx.Client(
-            base_url=base_url.rstrip("/"),
-            headers={"user-agent": "mova-studio", "accept-encoding": "identity"} | headers,
-            timeout=_timeout(ask_seconds),
-            transport=transport,
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=base_url.rstrip("/"),
+                headers={"user-agent": "mova-studio", "accept-encoding": "identity"} | headers,
+                timeout=_timeout(ask_seconds),
+                transport=transport,
+            )
+        except httpx.InvalidURL as error:
+            raise RemoteError("unreachable", server=name, why=why(error)) from error
 
     def close(self) -> None:
         """Let the connections go."""
+        self._closed.set()
         self._client.close()
 
     def ask(self, path: str) -> Answer:
@@ -192,16 +203,23 @@ class Line:
         return self._job(answer)
 
     def fetch(self, job: RemoteJob, part: Path) -> None:
-        """Write the clip of a finished job to ``part``, whole; where it breaks off it goes on from there, if it can."""
+        """Write the clip of a finished job to ``part``, whole; where it breaks off it goes on from there, if it can.
+
+        As long as more of it comes than ever before, it is tried again.
+        """
         part.unlink(missing_ok=True)
-        self._etag = ""
-        for left in reversed(range(FETCHES)):
+        self._etag, most, waits = "", 0, iter(self._waits)
+        while True:
             try:
                 self._fetch_on(job, part)
                 return
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 log.warning("The clip broke off: %s", why(error))
-                if not left:
+                have = part.stat().st_size if part.exists() else 0
+                if have > most:
+                    most, waits = have, iter(self._waits)
+                pause = next(waits, None)
+                if pause is None or self._closed.wait(pause):
                     raise RemoteError("broken_off", server=self.name, why=why(error)) from error
 
     def _fetch_on(self, job: RemoteJob, part: Path) -> None:
@@ -288,7 +306,7 @@ def _understood(status: int, kind: str, text: str) -> Answer:
     """The body of any of the five shapes, and what it says."""
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if isinstance(body, dict):
         said = next((_in_short(body[name]) for name in ("detail", "error", "message") if body.get(name)), "")
@@ -301,8 +319,9 @@ def _understood(status: int, kind: str, text: str) -> Answer:
 
 def _in_short(value: Any) -> str:
     """An error's words: a text, an object with a message, or a list of what is wrong with which field."""
-    if isinstance(value, dict):
-        return _in_short(value.get("message") or value.get("msg") or value.get("error") or "")
+    for _ in range(5):  # one in another
+        if isinstance(value, dict):
+            value = value.get("message") or value.get("msg") or value.get("error") or ""
     if isinstance(value, list):
         found = [_field(item) for item in value[:3]]
         return "; ".join(filter(None, found))[:MOST_SAID]

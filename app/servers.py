@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -57,13 +58,11 @@ def look(name: str, server: Server, *, seconds: float = LOOK_SECONDS, clock: Cal
 
     ``/health`` first, then ``/server_info``, which releases before 0.5.10 don't have.
     """
-    line = Line(name, server.base_url, server.token, ask_seconds=seconds)
     try:
-        return _judged(name, line, clock())
+        with contextlib.closing(Line(name, server.base_url, server.token, ask_seconds=seconds)) as line:
+            return _judged(name, line, clock())
     except RemoteError as error:
         return Look(State.UNREACHABLE, error=error, at=clock())
-    finally:
-        line.close()
 
 
 def made(size: tuple[int, int], model: str) -> tuple[int, int]:

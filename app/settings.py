@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
@@ -31,6 +32,17 @@ class Server(BaseModel):
 
     base_url: str = Field(pattern=r"^https?://")
     token: SecretStr | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _callable(cls, address: str) -> str:
+        try:
+            url = httpx.URL(address)
+        except httpx.InvalidURL:  # its words repeat the address
+            url = httpx.URL()
+        if not url.host or "%" in url.host or not 0 < (url.port or 80) < 2**16:
+            raise ValueError("it isn't an address such as http://gpu:30000")
+        return address
 
 
 class Settings(BaseSettings):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import logging
 import threading
@@ -14,7 +16,7 @@ from typing import TypeVar
 from PIL import Image
 
 from app.jobs import LOCAL, SGLANG, Brief, Draft, Machine, Remote, Rendered
-from app.remote import Line, RemoteError, RemoteJob, cause
+from app.remote import FETCH_WAITS, Line, RemoteError, RemoteJob, cause
 from app.servers import REPORTING, Look, State, look, made, number_of, sizes_of, unable
 from app.settings import Server
 from mova.picture import fit_picture, open_picture
@@ -23,6 +25,7 @@ from mova.spec import ClipSpec
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5  # between two looks whether the job is still wanted
+LEAVE_SECONDS = 4.0  # for the answer to a job that was handed in and is no longer wanted; a worker's end waits for 10
 GONE = ("cancelled", "cancelling", "deleted")
 SERVER_GONE = ("lost", "silent", "unhealthy")
 WORKER_DIED = "worker exited"  # in what a release that reports it says of every job it had
@@ -43,6 +46,7 @@ class Limits:
     warm_up: float = 30 * 60.0
     health: float = 30.0  # between two looks at the server itself
     poll: tuple[float, float] = (0.5, 5.0)
+    fetch: tuple[float, ...] = FETCH_WAITS  # between two tries at the clip
 
 
 class SGLangEngine:
@@ -70,10 +74,12 @@ class SGLangEngine:
             raise error
         watch = _Watch(on_step, self._limits.late, self._clock, self._wait)
         remote, resumed, tried = draft.remote, draft.remote is not None, set[str]()
+        self._on = Machine(engine=SGLANG, device=remote and (remote.device or remote.server))
+        if remote and not remote.id:
+            keep(None)  # whoever starts it again knows that it may be made twice
+            raise RemoteError("answer_lost", server=remote.server, why="the studio ended meanwhile")
         while True:
-            if remote is None:
-                remote = self._hand_in(brief, draft, watch, tried)
-                keep(remote)
+            remote = remote or self._hand_in(brief, draft, watch, keep, tried)
             try:
                 return self._bring(remote, brief, target, watch)
             except RemoteError as error:
@@ -106,27 +112,41 @@ class SGLangEngine:
             and bool(set(self._servers) - tried)
         )
 
-    def _hand_in(self, brief: Brief, draft: Draft, watch: _Watch, tried: set[str]) -> Remote:
+    def _hand_in(self, brief: Brief, draft: Draft, watch: _Watch, keep: Keep, tried: set[str]) -> Remote:
         """Give the job to a server that is ready for it; one that takes no connection leaves it to the next."""
         picture = _picture(self._data, draft, brief)
         fields = _fields(brief.spec, draft.prompt or "")
         while True:
             name, seen = self._choose(brief, watch, tried)
-            server = self._servers[name]
-            self._on = Machine(engine=SGLANG, device=f"{name} · {seen.model} · SGLang {seen.version or '?'}")
-            line = Line(name, server.base_url, server.token)
+            device = f"{name} · {seen.model} · SGLang {seen.version or '?'}"
+            self._on = Machine(engine=SGLANG, device=device)
+            address, at = self._servers[name].base_url, self._now()
+            asked = Remote(server=name, base_url=address, id="", submitted_at=at, device=device)
             try:
-                job = watch.attend(lambda line=line: line.submit(fields, picture), line)  # type: ignore[misc]
+                return watch.attend(
+                    lambda asked=asked: self._submit(asked, fields, picture, keep),  # type: ignore[misc]
+                    leave=LEAVE_SECONDS,
+                )
             except RemoteError as error:
                 tried.add(name)
                 if error.name not in ("unreachable", "unhealthy") or not set(self._names(brief)) - tried:
                     raise
                 log.warning("%s The next server is asked", error)
-            else:
-                log.info("%s has the job as %s", name, job.id)
-                return Remote(server=name, base_url=server.base_url, id=job.id, submitted_at=self._now())
-            finally:
-                line.close()
+
+    def _submit(self, asked: Remote, fields: Mapping[str, str], picture: bytes, keep: Keep) -> Remote:
+        """Hand it in and keep the answer, in one call: what the server has taken is noted whatever ends the wait."""
+        server = self._servers[asked.server]
+        with contextlib.closing(Line(asked.server, server.base_url, server.token)) as line:
+            keep(asked)
+            try:
+                job = line.submit(fields, picture)
+            except RemoteError:
+                keep(None)
+                raise
+        log.info("%s has the job as %s", asked.server, job.id)
+        remote = asked.model_copy(update={"id": job.id})
+        keep(remote)
+        return remote
 
     def _choose(self, brief: Brief, watch: _Watch, tried: set[str]) -> tuple[str, Look]:
         """The first server that is ready and makes this size; while some warm up, they are waited for."""
@@ -161,15 +181,17 @@ class SGLangEngine:
         if server is None:
             raise RemoteError("no_such", server=remote.server, names=", ".join(self._servers))
         watch.server = remote.server
-        line, part = Line(remote.server, server.base_url, server.token), target.with_name(target.name + ".part")
+        part = target.with_name(target.name + ".part")
+        line = Line(remote.server, server.base_url, server.token, waits=self._limits.fetch)
         try:
             job = self._wait_for(remote, line, brief.spec, watch)
-            watch("writing", 0, 1)
+            watch("fetching", 0, 1)
             watch.attend(lambda: line.fetch(job, part), line)
+            watch("writing", 0, 1)
             rendered = self._receive(part, brief)
             part.replace(target)
         except Exception as error:
-            if type(error).__name__ != "MediaError":  # mova's, which would bring FFmpeg with it
+            if type(error).__name__ != "MediaError" or _disk_full(error):  # mova's, which would bring FFmpeg with it
                 raise
             raise RemoteError("bad_clip", server=remote.server, why=str(error)) from error
         finally:
@@ -247,8 +269,11 @@ class _Watch:
             self(*self._last)
             self._wait(min(left, TICK_SECONDS))
 
-    def attend(self, call: Callable[[], Result], line: Line | None = None) -> Result:
-        """Make a call in a thread of its own, which is left alone where the job is no longer wanted."""
+    def attend(self, call: Callable[[], Result], line: Line | None = None, leave: float = 0.0) -> Result:
+        """Make a call in a thread of its own, which is left alone where the job is no longer wanted.
+
+        What it does on ``line`` ends then; ``leave``: seconds that it has to end by itself.
+        """
         results: list[Result] = []
         errors: list[BaseException] = []
 
@@ -268,6 +293,7 @@ class _Watch:
         except BaseException:
             if line:
                 line.close()
+            thread.join(leave)
             raise
         if errors:
             raise errors[0]
@@ -281,7 +307,15 @@ def is_remote(brief: Brief) -> bool:
 
 def _may_come(error: RemoteError) -> bool:
     """Whether the clip may still be there to be fetched, by another try at the same job."""
-    return error.name in ("silent", "late", "stalled", "denied", "broken_off", "unreachable", "not_sglang")
+    answers = ("silent", "late", "stalled", "denied", "unreachable", "not_sglang")
+    return error.name in (*answers, "broken_off", "no_clip", "not_video")
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether it is this machine's disk that failed."""
+    return error is not None and (
+        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _disk_full(error.__cause__)
+    )
 
 
 def _unfit(name: str, seen: Look, spec: ClipSpec) -> RemoteError | None:

@@ -98,8 +98,16 @@ LOOK_SECONDS = 1.0  # between two looks at a job on its way
 
 AGENTS_SHARE = 0.25  # of a job's time that its agents take together, if it has any
 # Phase of the engine -> its usual share of the engine's time, for as long as none was measured.
-REMOTE_PHASES = ("waiting", "remote")  # of a server: in its queue; at work, and not telling how far it is
-PHASES = {"loading": 0.10, "text": 0.03, "frame": 0.04, "denoising": 0.66, "decoding": 0.14, "writing": 0.03}
+REMOTE_PHASES = ("waiting", "remote", "fetching")  # of a server: in its queue; at work, not telling how far; its clip
+PHASES = {
+    "loading": 0.10,
+    "text": 0.03,
+    "frame": 0.04,
+    "denoising": 0.66,
+    "decoding": 0.14,
+    "fetching": 0.0,  # which only a server's clips have
+    "writing": 0.03,
+}
 
 
 def show_job(job_id: str) -> None:

@@ -18,7 +18,7 @@ from mova.layout import CheckpointInfo
 from mova.spec import MAX_SIZE, SIZE_MULTIPLE, ClipSpec
 
 STAND_INS = re.compile(r"sora-[\w.-]+")  # what OpenAI's clients name; taken as "the one that there is"
-AFTER_STEPS = ("decoding", "writing")
+AFTER_STEPS = ("decoding", "fetching", "writing")
 
 STATUS = {
     Status.QUEUED: "queued",

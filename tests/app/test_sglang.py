@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import subprocess
 import sys
@@ -16,17 +18,18 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from app.engines import receive
 from app.explain import explain
-from app.jobs import Brief, Cancelled, Draft, Kind, Remote, Rendered, Status
-from app.remote import SENTENCES, Line, RemoteError, RemoteJob
+from app.jobs import CLOSED, Brief, Cancelled, Draft, Kind, Progress, Remote, Rendered, Status
+from app.remote import FETCH_WAITS, SENTENCES, Line, RemoteError, RemoteJob
 from app.servers import Servers, State, look, made, number_of, unable
 from app.settings import ROOT, Server
 from app.sglang import Limits, SGLangEngine
 from app.store import JobStore
 from app.texts import Language, catalogue, translated
+from app.ui import REMOTE_PHASES
 from mova.media import MediaError
 from mova.received import receive_clip
 from mova.spec import ClipSpec
@@ -36,7 +39,7 @@ from tests.app.fakes import write_clip
 from tests.app.stub import NOT_FOUND, OLD_RUN, RUN, VIDEO, Stub, failed, job, stub
 
 SPEC = ClipSpec(width=640, height=352, num_frames=5, fps=24, num_inference_steps=10, guidance_scale=4.5, seed=7)
-QUICK = Limits(late=20, silent=0.2, stalled=0.2, warm_up=0.2, health=0.1, poll=(0.01, 0.02))
+QUICK = Limits(late=20, silent=0.2, stalled=0.2, warm_up=0.2, health=0.1, poll=(0.01, 0.02), fetch=(0.01,) * 4)
 TOKEN = "planted-token-0123"
 REMOTE = Remote(server="one", base_url="http://elsewhere", id="the-id", submitted_at=1.0)
 
@@ -61,20 +64,20 @@ def two(clip: bytes) -> Iterator[Stub]:
 
 
 class Run:
-    """One job, rendered by these servers; ``told`` are the phases, ``kept`` what was to be noted."""
+    """One job, rendered by these servers; ``told`` are the phases, ``noted`` what was to be kept."""
 
     def __init__(self, data: Path, limits: Limits = QUICK, **servers: Stub | Server) -> None:
         known = {name: server.server if isinstance(server, Stub) else server for name, server in servers.items()}
         self.engine = SGLangEngine(data, known, receive, limits=limits)
         self.told: list[tuple[str, int, int]] = []
-        self.kept: list[Remote | None] = []
+        self.noted: list[Remote | None] = []
         self.target = data / "clip.mp4"
         self.on_step: Callable[[str, int, int], None] = lambda *step: self.told.append(step)
 
     def __call__(self, draft: Draft | None = None, **asked: Any) -> Rendered:
         brief = Brief(**{"prompt": "A gull.", "engine": "sglang", "checkpoint": "MOVA-360p", "spec": SPEC} | asked)
         given = draft or Draft(prompt=brief.prompt, first_frame=brief.first_frame)
-        return self.engine.render(brief, given, self.target, self.on_step, self.kept.append)
+        return self.engine.render(brief, given, self.target, self.on_step, self.noted.append)
 
     def fails(self, name: str, draft: Draft | None = None, **asked: Any) -> RemoteError:
         with pytest.raises(RemoteError) as caught:
@@ -83,6 +86,11 @@ class Run:
         assert not self.target.exists()
         assert not list(self.target.parent.glob("*.part"))
         return caught.value
+
+    @property
+    def kept(self) -> list[Remote | None]:
+        """What was noted, but for the marks that a server is about to be asked."""
+        return [remote for remote in self.noted if remote is None or remote.id]
 
     @property
     def phases(self) -> list[str]:
@@ -141,13 +149,13 @@ def test_the_remote_job_is_noted_before_it_is_looked_at(tmp_path: Path, one: Stu
         run.on_step,
         lambda remote: looked.append("GET /v1/videos/the-id" in one.paths and remote is not None),
     )
-    assert looked == [False]
+    assert looked == [False, False], "that it is handed in, and as what"
 
 
 def test_progress_is_told_where_the_release_reports_it_and_99_is_decoding(tmp_path: Path, one: Stub) -> None:
     run = Run(tmp_path, one=one)
     run()
-    assert run.phases == ["waiting", "denoising", "decoding", "writing"]
+    assert run.phases == ["waiting", "denoising", "decoding", "fetching", "writing"]
     assert ("denoising", 5, 10) in run.told
 
 
@@ -155,7 +163,7 @@ def test_an_older_release_is_told_as_at_work(tmp_path: Path, one: Stub) -> None:
     one.version, one.states = "0.5.10.post1", list(OLD_RUN)
     run = Run(tmp_path, one=one)
     run()
-    assert run.phases == ["waiting", "remote", "writing"]
+    assert run.phases == ["waiting", "remote", "fetching", "writing"]
 
 
 def test_unknown_statuses_and_odd_fields_break_nothing(tmp_path: Path, one: Stub) -> None:
@@ -315,6 +323,53 @@ def test_a_server_that_is_no_longer_set_up_is_given_up(tmp_path: Path, two: Stub
     assert len(two.handed_in) == 1
 
 
+def test_what_a_server_takes_while_its_job_is_cancelled_is_noted_and_not_handed_in_again(
+    tmp_path: Path, one: Stub
+) -> None:
+    one.submit = Answer(job().body, delay=1.0)
+    run = Run(tmp_path, one=one)
+
+    def cancel(*_: object) -> None:
+        if one.handed_in:
+            raise Cancelled
+
+    run.on_step = cancel
+    with pytest.raises(Cancelled):
+        run()
+    assert [remote and remote.id for remote in run.noted] == ["", "the-id"]
+    again = Run(tmp_path, one=one)
+    assert again(Draft(prompt="x", remote=run.noted[-1])).num_frames == 5
+    assert len(one.handed_in) == 1
+
+
+def test_a_job_whose_handing_in_was_cut_off_is_handed_in_by_its_creator_alone(tmp_path: Path, one: Stub) -> None:
+    run = Run(tmp_path, one=one)
+    failure = explain(run.fails("answer_lost", Draft(prompt="x", remote=REMOTE.model_copy(update={"id": ""}))))
+    assert (failure.kind, failure.remedy) == (Kind.REMOTE_LOST, "Start it again.")
+    assert "工作室在此期间已结束" in translated(failure.sentence, Language.ZH)
+    assert one.paths == []
+    assert run.noted == [None]
+
+
+def test_a_job_that_a_server_refuses_leaves_no_mark(tmp_path: Path, one: Stub) -> None:
+    one.submit = Answer({"detail": "no"}, 400)
+    run = Run(tmp_path, one=one)
+    run.fails("refused")
+    assert [remote and remote.id for remote in run.noted] == ["", None]
+
+
+def test_a_clip_is_credited_to_the_server_that_was_handed_it(tmp_path: Path, one: Stub, two: Stub) -> None:
+    two.version = "0.5.10"
+    run = Run(tmp_path, one=one, two=two)
+    run(engine="sglang:two")
+    handed_in = run.noted[-1]
+    run(engine="sglang:one")
+    run(Draft(prompt="x", remote=handed_in))
+    assert run.engine.machine().device == "two · MOVA-360p · SGLang 0.5.10"
+    run(Draft(prompt="x", remote=REMOTE))
+    assert run.engine.machine().device == "one", "its release wasn't noted then"
+
+
 # Everything that goes wrong ends in a sentence, within its bound
 
 PYDANTIC = "2 validation errors for VideoGenerationsRequest\nsize\n  Input should be x [type=x, input_value='a']\n"
@@ -371,6 +426,36 @@ def test_a_truncated_clip_is_not_taken(tmp_path: Path, one: Stub, clip: bytes) -
     Run(tmp_path, one=one).fails("bad_clip")
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_here_leaves_the_clip_on_the_server(tmp_path: Path, one: Stub, code: int) -> None:
+    def full(_: Path, __: Brief) -> Rendered:
+        try:
+            raise OSError(code, "full")
+        except OSError as error:
+            raise MediaError("It can't be written.") from error
+
+    run = Run(tmp_path, one=one)
+    run.engine = SGLangEngine(tmp_path, {"one": one.server}, full, limits=QUICK)
+    with pytest.raises(MediaError) as caught:
+        run()
+    assert explain(caught.value).kind is Kind.DISK_FULL
+    assert [remote and remote.id for remote in run.kept] == ["the-id"]
+
+
+@pytest.mark.parametrize("content", [Answer({"detail": "uploaded"}, 400), Answer({"ok": True})])
+def test_a_clip_that_is_done_and_not_handed_out_may_be_fetched_later(
+    tmp_path: Path, one: Stub, content: Answer
+) -> None:
+    one.content = content
+    run = Run(tmp_path, one=one)
+    with pytest.raises(RemoteError):
+        run()
+    assert run.kept[-1]
+    one.content, one.states = None, [RUN[-1]]
+    assert run(Draft(prompt="x", remote=run.kept[-1])).num_frames == 5
+    assert len(one.handed_in) == 1
+
+
 def test_a_damaged_clip_is_not_taken(tmp_path: Path, one: Stub, clip: bytes) -> None:
     middle = clip.index(b"mdat") + 200
     one.content = Answer(clip[:middle] + bytes(4000) + clip[middle + 4000 :], headers=VIDEO)
@@ -408,7 +493,7 @@ def test_an_answer_that_was_lost_is_not_asked_for_again(tmp_path: Path, one: Stu
     run = Run(tmp_path, one=one, two=two)
     run.fails("answer_lost")
     assert (len(one.handed_in), len(two.handed_in)) == (1, 0)
-    assert run.kept == []
+    assert run.kept == [None], "only its creator hands it in anew"
 
 
 def test_a_dead_worker_is_found_by_its_health_while_a_job_waits(tmp_path: Path, one: Stub) -> None:
@@ -454,7 +539,7 @@ def test_a_token_is_sent_and_stands_in_no_error(tmp_path: Path, one: Stub, two: 
 
 
 def line_by(answer: Callable[[httpx.Request], httpx.Response]) -> Line:
-    return Line("one", "http://one", transport=httpx.MockTransport(answer))
+    return Line("one", "http://one", transport=httpx.MockTransport(answer), waits=(0.0,) * 4)
 
 
 class Cut(httpx.SyncByteStream):
@@ -505,9 +590,37 @@ def test_a_clip_that_breaks_off_again_and_again_is_given_up(tmp_path: Path) -> N
         tries.append(1)
         return httpx.Response(200, headers={"content-type": "video/mp4"}, stream=Cut(b"0"))
 
+    line = Line("one", "http://one", transport=httpx.MockTransport(answer), waits=(0.05, 0.1, 0.1, 0.15))
+    began = time.monotonic()
     with pytest.raises(RemoteError, match="the connection was cut"):
-        line_by(answer).fetch(DONE, tmp_path / "x")
+        line.fetch(DONE, tmp_path / "x")
     assert len(tries) == 5
+    assert time.monotonic() - began >= 0.4
+    assert FETCH_WAITS == (1, 2, 4, 8), "a server has time to come back"
+
+
+def test_a_clip_of_which_more_comes_each_time_is_not_given_up(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        have = int(request.headers.get("range", "bytes=0-")[6:-1])
+        headers = {"content-type": "video/mp4", "etag": '"a"', "content-range": f"bytes {have}-{have}/20"}
+        last = have == 19
+        body = httpx.ByteStream(b"x") if last else Cut(b"x")
+        return httpx.Response(206 if have else 200, headers=headers, stream=body)
+
+    line_by(answer).fetch(DONE, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == b"x" * 20
+
+
+def test_a_line_that_is_closed_tries_no_more(tmp_path: Path) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        threading.Thread(target=line.close).start()
+        return httpx.Response(200, headers={"content-type": "video/mp4"}, stream=Cut(b"0"))
+
+    line = Line("one", "http://one", transport=httpx.MockTransport(answer), waits=(60.0,))
+    began = time.monotonic()
+    with pytest.raises(RemoteError, match="whole"):
+        line.fetch(DONE, tmp_path / "x")
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
@@ -590,6 +703,30 @@ def test_how_a_server_stands(answers: dict[str, Any], state: State) -> None:
         assert (seen.error is None) is (state is State.READY)
 
 
+MISTYPED = ["http://gpu:port", "http://[::1", "http://", "http:///x", "http://a b", "http://gpu:99999", "http://x\n"]
+
+
+@pytest.mark.parametrize("address", MISTYPED)
+def test_an_address_that_cannot_be_called_is_said_and_not_repeated(address: str) -> None:
+    with pytest.raises(ValidationError, match="it isn't an address such as") as caught:
+        Server(base_url=address)
+    assert address not in str(caught.value).replace("http://gpu:30000", "")
+
+
+@pytest.mark.parametrize("address", ["http://gpu:port", "http://[::1"])
+def test_a_look_at_an_address_that_cannot_be_called_is_a_look(address: str) -> None:
+    seen = look("one", Server.model_construct(base_url=address))
+    assert seen.state is State.UNREACHABLE
+    assert str(seen.error) == "one can't be reached: its address can't be called."
+
+
+def test_an_answer_nested_without_end_is_one_that_is_not_understood() -> None:
+    with stub(info=Answer(b"[" * 100_000)) as server:
+        assert look("one", server.server).state is State.NOT_SGLANG
+    nested = json.loads('{"error":' * 900 + "1" + "}" * 900)
+    assert line_by(lambda _: httpx.Response(500, json=nested)).ask("/x").status == 500
+
+
 def test_releases_are_told_apart() -> None:
     assert number_of("0.5.9") < number_of("0.5.10.post1") < number_of("0.5.23") < number_of("v1.0")
     assert number_of("main") == number_of(None) == ()
@@ -626,7 +763,86 @@ def test_what_stands_in_a_sentence_is_said_in_chinese_too() -> None:
     assert translated(str(error), Language.ZH) == "one 发来的片段无法使用：它没有声音。"
 
 
+@pytest.mark.parametrize("phase", ["waiting", "remote", "fetching"])
+def test_every_phase_of_a_server_has_words(phase: str) -> None:
+    assert phase in REMOTE_PHASES
+    assert catalogue()[f"job.{phase}"]["zh"]
+
+
+# What a worker's end leaves
+
+
+@pytest.mark.parametrize(
+    ("phase", "closed_in_order", "status"),
+    [
+        (None, False, Status.QUEUED),
+        ("waiting", False, Status.QUEUED),
+        ("fetching", False, Status.QUEUED),
+        ("writing", False, Status.INTERRUPTED),
+        ("writing", True, Status.QUEUED),
+        (None, True, Status.QUEUED),
+    ],
+)
+def test_what_a_server_makes_is_picked_up_unless_the_worker_may_have_died_of_it(
+    store: JobStore, phase: str | None, closed_in_order: bool, status: Status
+) -> None:
+    asked = store.submit(Brief(prompt="x", engine="sglang", checkpoint="MOVA-360p", spec=SPEC))
+    assert store.claim()
+    store.save(asked.id, Draft(prompt="x", remote=REMOTE))
+    if phase:
+        store.report(asked.id, Progress(phase=phase, step=0, total=1))
+    if closed_in_order:
+        store.close(asked.id, Status.INTERRUPTED, CLOSED)
+    else:
+        store.recover()
+    assert found(store, asked).status is status
+
+
 # With a real worker
+
+
+def test_a_worker_that_is_killed_while_it_hands_in_leaves_the_choice_to_the_creator(store: JobStore, one: Stub) -> None:
+    one.submit = Answer(delay=None)
+    asked = store.submit(Brief(prompt="x", engine="sglang", checkpoint="MOVA-360p", spec=SPEC))
+    with _worker(store, one) as first:
+        wait_for(lambda: one.handed_in)
+        first.kill()
+    one.submit = job()
+    with _worker(store, one) as second:
+        done = ended(store, asked)
+        second.terminate()
+    assert done.status is Status.FAILED
+    assert done.failure
+    assert done.failure.kind is Kind.REMOTE_LOST
+    assert done.draft.remote is None
+    assert len(one.handed_in) == 1
+
+
+def test_a_worker_that_is_told_to_end_while_it_hands_in_takes_the_answer_along(store: JobStore, one: Stub) -> None:
+    one.submit = Answer(job().body, delay=1.5)
+    asked = store.submit(Brief(prompt="x", engine="sglang", checkpoint="MOVA-360p", spec=SPEC))
+    with _worker(store, one) as first:
+        wait_for(lambda: one.handed_in)
+        first.terminate()
+        first.wait(30)
+    waiting = found(store, asked)
+    assert waiting.status is Status.QUEUED
+    assert waiting.draft.remote
+    assert waiting.draft.remote.id == "the-id"
+
+
+def test_a_worker_that_is_killed_while_it_fetches_leaves_the_clip_to_the_next_one(store: JobStore, one: Stub) -> None:
+    one.content = Answer(delay=None)
+    asked = store.submit(Brief(prompt="x", engine="sglang", checkpoint="MOVA-360p", spec=SPEC))
+    with _worker(store, one) as first:
+        wait_for(lambda: "GET /v1/videos/the-id/content" in one.paths)
+        first.kill()
+    one.content = None
+    with _worker(store, one) as second:
+        done = ended(store, asked)
+        second.terminate()
+    assert done.status is Status.DONE, done.failure
+    assert len(one.handed_in) == 1
 
 
 def test_a_worker_that_is_killed_leaves_the_clip_to_the_next_one(store: JobStore, one: Stub) -> None:
