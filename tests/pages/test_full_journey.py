@@ -116,6 +116,7 @@ def test_idea_review_edit_run_from_here_gallery(page: Page, place: tuple[str, Jo
 
     card.get_by_role("button", name="Edit").click()
     words = card.get_by_role("textbox")
+    expect(words).to_have_value(re.compile("The audio shows"))
     words.fill(words.input_value().replace("The audio shows", "The audio shows a dull thud, then"))
     card.get_by_role("button", name="Save").click()
     expect(card.get_by_text("by you · version 2 of 2")).to_be_visible()
@@ -143,6 +144,7 @@ def test_a_finished_clip_is_edited_in_a_copy_with_the_same_frame(page: Page, pla
     page.goto(f"{place[0]}/clip?job={first.id}")
     card = page.locator(".st-key-step_video_prompt")
     card.get_by_role("button", name="Edit").click()
+    expect(card.get_by_role("textbox")).to_have_value(re.compile("a dull thud"))
     card.get_by_role("textbox").fill('The ball rolls away. A woman says, "Higher!"\n\nThe audio shows one woman.')
     card.get_by_role("button", name="Save").click()
     expect(page.get_by_role("heading", name="Your turn")).to_be_visible()
