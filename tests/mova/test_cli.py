@@ -36,8 +36,8 @@ def test_the_command_line_gives_the_librarys_clip(
     # Not to the last bit: another process may have another number of threads, and sums in another order.
     torch.testing.assert_close(saved["video_latents"], clip.video_latents, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(saved["audio_latents"], clip.audio_latents, rtol=1e-4, atol=1e-4)
-    assert torch.equal(saved["video"], torch.cat(list(clip.frames())))
-    assert torch.equal(saved["audio"], torch.from_numpy(clip.audio))
+    torch.testing.assert_close(saved["video"], torch.cat(list(clip.frames())), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(saved["audio"], torch.from_numpy(clip.audio), rtol=1e-3, atol=1e-3)
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     with av.open(tmp_path / "clip.mp4") as container:
         assert sum(1 for _ in container.decode(video=0)) == 5
