@@ -26,6 +26,7 @@ from agents.models import (
     split,
 )
 from agents.troubles import AgentError
+from app import attending
 from app.jobs import Brief, Step
 
 log = logging.getLogger(__name__)
@@ -161,32 +162,15 @@ def attend(call: Callable[[], Result], model: Model, tick: Callable[[], None]) -
     Raises:
         AgentError: of the call.
     """
-    results: list[Result] = []
-    errors: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # noqa: BLE001  handed on to the thread that waits
-            errors.append(error)
-
-    tick()
-    thread = threading.Thread(target=run, daemon=True, name="agent")
-    thread.start()
-    try:
-        while thread.is_alive():
-            tick()
-            thread.join(LOOK_SECONDS)
-    except BaseException:
+    def give_up(thread: threading.Thread) -> None:
         began = time.monotonic()
         model.close()
         thread.join(LET_GO_SECONDS)
         _given_up.append(thread)
         log.info("A call was given up; it ended %.1f s later", time.monotonic() - began)
-        raise
-    if errors:
-        raise errors[0]
-    return results[0]
+
+    return attending.attend(call, tick, give_up, every=LOOK_SECONDS)
 
 
 _given_up: list[threading.Thread] = []  # calls whose jobs didn't wait for their end

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from PIL import Image
 
+from app.attending import attend
 from app.jobs import LOCAL, SGLANG, Brief, Draft, Machine, Remote, Rendered
 from app.remote import FETCH_WAITS, Line, RemoteError, RemoteJob, cause
 from app.servers import REPORTING, Look, State, look, made, number_of, sizes_of, unable
@@ -274,30 +275,13 @@ class _Watch:
 
         What it does on ``line`` ends then; ``leave``: seconds that it has to end by itself.
         """
-        results: list[Result] = []
-        errors: list[BaseException] = []
 
-        def run() -> None:
-            try:
-                results.append(call())
-            except BaseException as error:  # noqa: BLE001  handed on to the thread that waits
-                errors.append(error)
-
-        self(*self._last)
-        thread = threading.Thread(target=run, daemon=True, name="sglang")
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(TICK_SECONDS)
-                self(*self._last)
-        except BaseException:
+        def give_up(thread: threading.Thread) -> None:
             if line:
                 line.close()
             thread.join(leave)
-            raise
-        if errors:
-            raise errors[0]
-        return results[0]
+
+        return attend(call, lambda: self(*self._last), give_up, every=TICK_SECONDS)
 
 
 def is_remote(brief: Brief) -> bool:
