@@ -41,6 +41,13 @@ Text = Annotated[str, Field(max_length=LONGEST_PROMPT)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 
 
+# What a field of a form of its own looks like, where the pattern alone would be told.
+FORMS = {
+    "size": "it is width x height in pixels, such as 640x352",
+    "engine": f"it is {LOCAL}, {SGLANG} or {SGLANG}:name",
+}
+
+
 class Ask(BaseModel):
     """The fields. What is left out is as the studio's Create form starts; a clip's limits are ``ClipSpec``'s."""
 
@@ -312,4 +319,4 @@ def _sentence(item: Mapping[str, Any]) -> tuple[str, str]:
     field = str(item["loc"][0])
     if item["type"] == "missing" and field == "prompt":
         return field, "prompt is required: say what is seen and heard."
-    return field, f"{place[:200]}: {item['msg']}."
+    return field, f"{place[:200]}: {FORMS.get(field or '') or item['msg']}."

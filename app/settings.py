@@ -141,7 +141,7 @@ def _without_its_value(item: dict[str, Any]) -> str:
         where = f"Set STUDIO_{name.upper()}, or {name} under [{TABLE}] in {SECRETS}."
         return f"The setting {name} can't be used: {item['msg']}. {where}"
     unknown = f"there is no such entry; there are {', '.join(form.model_fields)}"
-    said = unknown if item["type"] == "extra_forbidden" else item["msg"]
+    said = unknown if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
     where = f"Set STUDIO_{name.upper()}__NAME__…, or entries under [{TABLE}.{name}.name] in {SECRETS}."
     return f"The setting {'.'.join((name, *entries))} can't be used: {said}. {where}"
 
