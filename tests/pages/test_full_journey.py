@@ -163,7 +163,7 @@ def test_a_failed_step_is_told_and_written_by_hand(page: Page, place: tuple[str,
     ask(page, "qwen:qwen-plus", "Qwen")
     page.get_by_role("button", name="Generate").click()
     card = page.locator(".st-key-step_image_prompt")
-    expect(card.get_by_text("didn't take the request")).to_be_visible()
+    expect(card.get_by_test_id("stAlertContentError").get_by_text("didn't take the request")).to_be_visible()
     assert any(KEY in request.headers["authorization"] for request in wire.requests), "the key was used"
     card.get_by_role("button", name="Write it yourself").click()
     card.get_by_role("textbox").fill("Wide shot, eye level. A red ball on a wooden floor.")
