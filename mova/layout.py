@@ -167,6 +167,11 @@ def read_weights(folder: Path) -> dict[Path, dict[str, Tensor]]:
 
 def read_header(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file as its header has them, the file's length checked against it."""
+    return {name: tensor for name, (tensor, _) in read_offsets(file).items()}
+
+
+def read_offsets(file: Path) -> dict[str, tuple[Tensor, int]]:
+    """The same with where each tensor's first byte lies in the file."""
     remedy = "Download this file again."
     if not file.is_file():
         raise CheckpointError(f"{file} is missing. Download the checkpoint again, or only this file.")
@@ -178,7 +183,10 @@ def read_header(file: Path) -> dict[str, Tensor]:
         try:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            tensors = {name: Tensor(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in header.items()}
+            tensors = {
+                name: (Tensor(str(e["dtype"]), tuple(map(int, e["shape"]))), 8 + length + int(e["data_offsets"][0]))
+                for name, e in header.items()
+            }
             end = 8 + length + max(int(entry["data_offsets"][1]) for entry in header.values())
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file} has no readable safetensors header ({error!r}). {remedy}") from error
