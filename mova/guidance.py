@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # a plan asks for the branches, and goes without torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Guidance:
     def needs_negative_prompt(self) -> bool:
         """Whether any evaluation reads the negative prompt."""
         return not all(branch.text for branch in self.branches)
+
+    @property
+    def unguided(self) -> Guidance:
+        """The end of the chain alone, which heard most: one evaluation, no scale."""
+        return Guidance(self.branches[-1:], ())
 
     def combine(self, predictions: Sequence[Tensor]) -> Tensor:
         """The guided velocity, float32, from one prediction a branch (in their order)."""

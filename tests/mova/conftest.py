@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mova.eightbit import KINDS
 from mova.pipeline import MovaPipeline
 from mova.playground import make_playground
+from mova.quantise import ensure_quantised
 from mova.spec import ClipSpec
 
 TINY = ClipSpec(height=32, width=48, num_frames=5, fps=12, num_inference_steps=3, seed=7)
@@ -30,3 +32,10 @@ def picture() -> Image.Image:
     image = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
     image.paste((200, 40, 30), (10, 8, 26, 24))
     return image
+
+
+@pytest.fixture(scope="session")
+def stores(playground: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Kind -> a store with the playground's 8-bit weights."""
+    store = tmp_path_factory.mktemp("stores")
+    return {kind: ensure_quantised(playground, kind, store=store) for kind in KINDS}

@@ -48,3 +48,11 @@ def test_without_guidance_the_negative_prompt_is_not_needed() -> None:
 def test_velocities_are_combined_in_float32() -> None:
     plan = guidance(5.0)
     assert plan.combine([V0B.bfloat16(), VTB.bfloat16()]).dtype is torch.float32
+
+
+@pytest.mark.parametrize(("text", "bridge"), [(5.0, 1.0), (3.5, 3.5), (5.0, 3.5), (0.0, 0.0), (0.0, 3.0)])
+def test_unguided_is_what_heard_most_alone(text: float, bridge: float) -> None:
+    plan = guidance(text, bridge)
+    assert plan.unguided.branches == plan.branches[-1:]
+    assert torch.equal(plan.unguided.combine([VTB]), VTB)
+    assert plan.unguided.needs_negative_prompt == (text == 0.0)
