@@ -9,6 +9,7 @@ from typing import Any
 
 import ftfy
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mova.spec import MAX_PROMPT_TOKENS
@@ -42,6 +43,9 @@ def encode_prompt(
     """[len(prompts) * num_videos_per_prompt, max_sequence_length, d_model] on ``device``, in the encoder's dtype.
 
     Rows after a prompt's own tokens are zero. The towers attend to them without a mask, so they are part of the text.
+
+    The table of token embeddings may be elsewhere than on ``device``: its rows are looked up where it is, and only
+    they travel. With the released encoder it is 2.1 of 11.4 GB, of which a prompt needs at most 4 MB.
     """
     tokens = tokenizer(
         [clean_prompt(prompt) for prompt in prompts],
@@ -49,7 +53,14 @@ def encode_prompt(
         max_length=max_sequence_length,
         truncation=True,
         return_tensors="pt",
-    ).to(device)
-    hidden = text_encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-    embeds: Tensor = hidden * tokens.attention_mask.unsqueeze(-1).to(hidden.dtype)
-    return embeds.repeat_interleave(num_videos_per_prompt, dim=0)
+    )
+    mask = tokens.attention_mask.to(device)
+    token_embeds = look_up(text_encoder, tokens.input_ids).to(device)
+    hidden: Tensor = text_encoder(inputs_embeds=token_embeds, attention_mask=mask).last_hidden_state
+    return hidden.masked_fill(mask.unsqueeze(-1) == 0, 0).repeat_interleave(num_videos_per_prompt, dim=0)
+
+
+def look_up(text_encoder: Any, token_ids: Tensor) -> Tensor:
+    """[B, S, d_model]: the embeddings of ``token_ids`` [B, S], where the encoder's table of them is."""
+    table: Tensor = text_encoder.get_input_embeddings().weight
+    return F.embedding(token_ids.to(table.device), table)
