@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -10,7 +13,8 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from mova.attention import Attention, Rotary
+from mova import fused
+from mova.attention import Attention, KeyValue, Rotary, chunks_of
 from mova.tower import ROPE_THETA
 
 STRATEGIES = ("full", "shallow_focus", "distributed", "progressive", "custom")
@@ -60,6 +64,11 @@ class DualTowerConditionalBridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if trainable_condition_scale:
             self.condition_scale = nn.Parameter(torch.ones(1))
 
+    def conditioners(self, layer: int) -> tuple[ConditionalCrossAttention, ConditionalCrossAttention]:
+        """Audio to video and video to audio at ``layer``, one of ``layers``."""
+        pair = (self.audio_to_video_conditioners[str(layer)], self.video_to_audio_conditioners[str(layer)])
+        return cast(tuple[ConditionalCrossAttention, ConditionalCrossAttention], pair)
+
     def aligned_rotary(
         self, video_fps: float, grid: Grid, audio_steps: int, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> tuple[Rotary, Rotary] | None:
@@ -106,12 +115,40 @@ class DualTowerConditionalBridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if layer not in self.layers:
             return visual, audio
         visual_rope, audio_rope = rotary or (None, None)
-        to_video = self.audio_to_video_conditioners[str(layer)](visual, audio, visual_rope, audio_rope)
-        to_audio = self.video_to_audio_conditioners[str(layer)](audio, visual, audio_rope, visual_rope, grid)
+        a2v, v2a = self.conditioners(layer)
+        to_video = a2v(visual, audio, visual_rope, audio_rope)
+        to_audio = v2a(audio, visual, audio_rope, visual_rope, grid)
         common = self._own_scale() if condition_scale is None else condition_scale
-        a2v = common if a2v_condition_scale is None else a2v_condition_scale
-        v2a = common if v2a_condition_scale is None else v2a_condition_scale
-        return visual + to_video * a2v, audio + to_audio * v2a
+        a2v_scale = common if a2v_condition_scale is None else a2v_condition_scale
+        v2a_scale = common if v2a_condition_scale is None else v2a_condition_scale
+        return visual + to_video * a2v_scale, audio + to_audio * v2a_scale
+
+    def exchange_(
+        self,
+        layer: int,
+        visual: Tensor,
+        audio: Tensor,
+        rotary: tuple[Rotary, Rotary] | None,
+        grid: Grid,
+        size: int | None = None,
+    ) -> None:
+        """As ``forward`` at the checkpoint's own strength, for inference: changes both states in place.
+
+        Arguments as there; ``size`` video rows at a time. What the audio is to get waits until the video has heard the
+        audio from before.
+        """
+        if layer not in self.layers:
+            return
+        visual_rope, audio_rope = rotary or (None, None)
+        a2v, v2a = self.conditioners(layer)
+        gate = self.condition_scale if self.config["trainable_condition_scale"] else None
+        chunks = chunks_of(visual.shape[1], size)
+        to_audio = v2a.ask(audio, v2a.read(visual, chunks, visual_rope), audio_rope, visual, grid)
+        heard = a2v.read(audio, [slice(0, audio.shape[1])], audio_rope)
+        for rows in chunks:
+            part = visual[:, rows]
+            fused.gated_add(part, gate, a2v.ask(part, heard, visual_rope and visual_rope.rows(rows)))
+        fused.gated_add(audio, gate, to_audio)
 
     def _own_scale(self) -> Tensor | float:
         return self.condition_scale if self.config["trainable_condition_scale"] else 1.0
@@ -143,6 +180,18 @@ class ConditionalCrossAttention(nn.Module):
         if self.pooled:
             x = self.adaln(x, self.per_frame_pooling(y, grid))
         return self.inner(x, self.y_norm(y), x_rope, y_rope)
+
+    def read(self, y: Tensor, chunks: Sequence[slice], y_rope: Rotary | None) -> KeyValue:
+        """Keys and values of ``y`` [B, S, context_dim], for inference."""
+        return self.inner.read_rows(lambda rows: self.y_norm(y[:, rows]), chunks, y_rope)
+
+    def ask(
+        self, x: Tensor, heard: KeyValue, x_rope: Rotary | None, y: Tensor | None = None, grid: Grid = ()
+    ) -> Tensor:
+        """What ``x`` [B, L, dim] hears, [B, L, dim]; ``y`` and its grid are needed where it is pooled too."""
+        if self.pooled and y is not None:
+            x = self.adaln(x, self.per_frame_pooling(y, grid))
+        return self.inner.ask(self.inner.q(x), heard, x_rope)
 
 
 class PerFrameAttentionPooling(nn.Module):

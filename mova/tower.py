@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,12 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from mova.attention import Attention, Rotary
+from mova import fused
+from mova.attention import Attention, KeyValue, Rotary, chunks_of
 
 ROPE_THETA = 10_000.0
+
+Modulations = tuple[Tensor, ...]  # shift, scale, gate of self-attention, then of the feed-forward; [B, 1 or L, dim]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +28,7 @@ class TowerState:
     """A tower's input once embedded. ``grid`` is (frames, height, width) in tokens for video, (steps,) for audio."""
 
     hidden_states: Tensor  # [B, L, dim]
-    context: Tensor  # [B, S, dim]
+    context: Tensor  # [B, S, dim]; unused where blocks are given keys and values
     t: Tensor  # [B, dim]
     t_mod: Tensor  # [B, 6, dim]
     rope: Rotary
@@ -63,6 +67,15 @@ class Tower(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, ffn_dim, eps) for _ in range(num_layers))
         self.head = Head(dim, out_features, eps)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the tower computes in: that of its embeddings, which nothing quantises. ModelMixin walks all modules."""
+        return cast(Tensor, self.patch_embedding.weight).dtype
+
+    def layer(self, number: int) -> DiTBlock | None:
+        """Block ``number``; None after the last one."""
+        return cast(DiTBlock, self.blocks[number]) if number < len(self.blocks) else None
+
     def rope(self, grid: tuple[int, ...], device: torch.device) -> Rotary:
         """Rotary tables for the tokens of ``grid``, in the order in which ``patchify`` lists them."""
         raise NotImplementedError
@@ -74,7 +87,8 @@ class Tower(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def patchify(self, latents: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Latents [B, C, ...] to tokens [B, L, dim] and their grid."""
         patches = self.patch_embedding(latents.to(self.dtype))
-        return patches.flatten(2).transpose(1, 2), tuple(patches.shape[2:])
+        # Token by token, not channel by channel as the convolution leaves them: every layer would lay them out again.
+        return patches.flatten(2).transpose(1, 2).contiguous(), tuple(patches.shape[2:])
 
     def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """``timestep`` [B], 0 to 1000, to t [B, dim] and t_mod [B, 6, dim], by way of float32."""
@@ -99,6 +113,11 @@ class Tower(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Everything that happens after the last block: tokens [B, L, dim] to a prediction shaped like the latents."""
         return self.unpatchify(self.head(hidden_states, state.t), state.grid)
 
+    def project_rows(self, hidden_states: Tensor, t: Tensor, grid: tuple[int, ...], size: int | None) -> Tensor:
+        """As ``project``, for inference, ``size`` tokens at a time."""
+        chunks = chunks_of(hidden_states.shape[1], size)
+        return self.unpatchify(torch.cat([self.head.read(hidden_states[:, rows], t) for rows in chunks], dim=1), grid)
+
     def forward(self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
         """This tower alone; arguments as ``embed``, result [B, out_dim, ...]."""
         state = self.embed(hidden_states, timestep, encoder_hidden_states)
@@ -109,7 +128,11 @@ class Tower(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
 
 class DiTBlock(nn.Module):
-    """Modulated self-attention, plain cross-attention to the text, modulated feed-forward."""
+    """Modulated self-attention, plain cross-attention to the text, modulated feed-forward.
+
+    ``forward`` is the formula. Inference does the same in two halves, in place: ``attend_`` knows nothing of the text,
+    ``respond_`` does. Both go chunk by chunk, so that besides x, keys and values nothing as long as x lives.
+    """
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, eps: float) -> None:
         super().__init__()
@@ -128,6 +151,45 @@ class DiTBlock(nn.Module):
         x = x + self.cross_attn(self.norm3(x), context)
         return x + gate_f * self.ffn(self.norm2(x) * (1 + scale_f) + shift_f)
 
+    def modulate(self, t_mod: Tensor) -> Modulations:
+        """What ``t_mod`` [B, 6, dim] makes of this block's norms and gates."""
+        return _modulations(self.modulation, t_mod)
+
+    def attend_(self, x: Tensor, modulations: Modulations, rope: Rotary, size: int | None = None) -> None:
+        """Self-attention, added to ``x`` [B, L, dim]: keys and values of all rows first, then ``size`` rows at once."""
+        shift, scale, gate = modulations[:3]
+        attn, chunks = self.self_attn, chunks_of(x.shape[1], size)
+        last: list[Tensor] = []  # the chunk that was read last, so that it needn't be normed again
+
+        def norm(rows: slice) -> Tensor:
+            return fused.modulated_norm(x[:, rows], shift, scale, self.norm1.eps)
+
+        def norm_to_read(rows: slice) -> Tensor:
+            last[:] = [norm(rows)]
+            return last[0]
+
+        heard = attn.read_rows(norm_to_read, chunks, rope)
+        for rows in reversed(chunks):
+            said = attn.ask(attn.q(last.pop() if last else norm(rows)), heard, rope.rows(rows))
+            fused.gated_add(x[:, rows], gate, said)
+            del said
+
+    def read_text(self, context: Tensor) -> KeyValue:
+        """What cross-attention attends to, of ``context`` [B, S, dim]; it depends on the prompt alone."""
+        return self.cross_attn.read(context)
+
+    def respond_(self, x: Tensor, modulations: Modulations, text: KeyValue, size: int | None = None) -> None:
+        """Cross-attention to ``text`` and the feed-forward, added to ``x`` [B, L, dim], ``size`` rows at a time."""
+        for rows in chunks_of(x.shape[1], size):
+            part = x[:, rows]
+            fused.gated_add(part, None, self.cross_attn.ask(self.cross_attn.q(self.norm3(part)), text))
+            self._feed(part, modulations[3:])
+
+    def _feed(self, x: Tensor, modulations: Modulations) -> None:
+        shift, scale, gate = modulations
+        hidden = self.ffn[0](fused.modulated_norm(x, shift, scale, self.norm2.eps))
+        fused.gated_add(x, gate, self.ffn[2](fused.gelu(hidden)))
+
 
 class Head(nn.Module):
     """Modulated LayerNorm and the projection to ``out_features`` values a token."""
@@ -142,6 +204,11 @@ class Head(nn.Module):
         """``x`` [B, L, dim], ``t`` [B, dim] or, a timestep per token, [B, L, dim]."""
         shift, scale = _modulations(self.modulation, t.unsqueeze(-2))
         return self.head(self.norm(x) * (1 + scale) + shift)
+
+    def read(self, x: Tensor, t: Tensor) -> Tensor:
+        """As ``forward``, for inference."""
+        shift, scale = _modulations(self.modulation, t.unsqueeze(-2))
+        return self.head(fused.modulated_norm(x, shift, scale, self.norm.eps))
 
 
 class Float32Linear(nn.Linear):
