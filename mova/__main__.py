@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate` makes a clip, `python -m mova inspect` describes a checkpoint."""
+"""The command line: `python -m mova generate` makes a clip, `inspect` describes a checkpoint, `plan` says how."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from tqdm import tqdm
 from mova.layout import CheckpointError, CheckpointInfo, inspect_checkpoint
 from mova.media import MediaError, check_loudness, write_wav
 from mova.picture import fit_picture, open_picture
+from mova.plan import OFFLOADS, Card, DoesNotFit, Resources, plan_for, read_model, read_resources
+from mova.plan_text import GIB, plan_lines, plan_table
+from mova.presets import PRESETS
+from mova.released import RELEASED_360P
 from mova.spec import ClipSpec, problems
 
 DEFAULTS = ClipSpec()
@@ -30,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (CheckpointError, MediaError, ValidationError, ValueError, OSError) as error:
+    except (CheckpointError, DoesNotFit, MediaError, ValidationError, ValueError, OSError) as error:
         sentences = problems(error) if isinstance(error, ValidationError) else [str(error)]
         print("\n".join(f"mova: {sentence}" for sentence in sentences), file=sys.stderr)
         return EXIT_WRONG_INPUT
@@ -38,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not have been imported
             raise
         print(
-            f"mova: out of memory. Try --offload component, then layer, or a smaller clip. ({error})", file=sys.stderr
+            f"mova: out of memory. Try a smaller clip, or --preset light. ({error})", file=sys.stderr
         )
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt:
@@ -69,6 +74,7 @@ def generate(options: argparse.Namespace) -> int:
             device=options.device,
             dtype=options.dtype,
             offload=options.offload,
+            preset=options.preset,
             free_first_expert=options.free_first_expert,
             on_step=progress,
         )
@@ -108,6 +114,29 @@ def inspect(options: argparse.Namespace) -> int:
     return EXIT_WRONG_INPUT if info.problems else 0
 
 
+def plan(options: argparse.Namespace) -> int:
+    """Print how a clip would be made here, or on the machine that the options describe."""
+    if options.table:
+        print(plan_table())
+        return 0
+    folder = options.folder
+    model = RELEASED_360P if folder is None else read_model(folder)
+    spec = _spec(options, ClipSpec() if folder is None else inspect_checkpoint(folder).default_spec)
+    resources = _described(options, read_resources(folder or Path(), options.device))
+    how = {name: getattr(options, name) for name in ("offload", "preset", "device", "dtype")}
+    print("\n".join(plan_lines(plan_for(model, spec, resources, **how))))
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Print what the engine costs."""
+    from mova.bench.run import report, results  # torch, and minutes of counting
+
+    for line in report(results(options), options):
+        print(line, flush=True)
+    return 0
+
+
 def _say_what_it_is(info: CheckpointInfo) -> None:
     if info.problems:
         print(*(f"missing or damaged: {problem}" for problem in info.problems), sep="\n")
@@ -130,7 +159,44 @@ def _parser() -> argparse.ArgumentParser:
     describe = commands.add_parser("inspect", help="describe a checkpoint from its files' headers")
     describe.set_defaults(run=inspect)
     describe.add_argument("folder", type=Path, help="the checkpoint's folder")
+    _add_plan(commands.add_parser("plan", help="how a clip would be made: what fits, what it takes, how long"))
+    add_bench(commands.add_parser("bench", help="what the engine costs: counted, and measured on a CUDA device"))
     return parser
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=plan, negative_prompt=None)
+    parser.add_argument("folder", type=Path, nargs="?", help="the checkpoint's folder (default: the released shapes)")
+    parser.add_argument("--table", action="store_true", help="cards from 8 to 141 GB, machines from 16 to 128 GB")
+    machine = parser.add_argument_group("where (default: this machine)")
+    machine.add_argument("--vram", type=float, help="GiB of free VRAM; 0 is no card")
+    machine.add_argument("--ram", type=float, help="GiB of free RAM")
+    machine.add_argument("--card", help="its name, such as 'RTX 4090'")
+    machine.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<number>")
+    machine.add_argument("--dtype", default="auto", help="auto (as stored; default), float32 or bfloat16")
+    machine.add_argument("--offload", choices=OFFLOADS, default="auto", help="where weights wait (default: auto)")
+    machine.add_argument("--preset", choices=tuple(PRESETS), default="exact", help="(default: exact)")
+    _add_numbers(parser.add_argument_group("how"))
+
+
+def _described(options: argparse.Namespace, here: Resources) -> Resources:
+    """This machine, but for what the options say of another."""
+    ram = here.ram_free if options.ram is None else int(options.ram * GIB)
+    card = here.card
+    if options.vram is not None or options.card is not None:
+        known = Card("a card", 0, 0) if card is None else card
+        free = known.free if options.vram is None else int(options.vram * GIB)
+        card = Card(options.card or known.name, free, max(free, known.total), known.capability) if free else None
+    return replace(here, card=card, ram_free=ram, ram_total=max(ram, here.ram_total))
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    """The options of ``bench``."""
+    parser.set_defaults(run=bench)
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="also write the figures for programs")
+    parser.add_argument("--device", default="cuda", help="what is measured, if there is one (default: cuda)")
+    parser.add_argument("--part", choices=("all", "counted", "measured"), default="all", help="(default: all)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="measure for about so long (default: 8)")
 
 
 def _add_content(group: Any) -> None:
@@ -169,8 +235,9 @@ def _add_machine(group: Any) -> None:
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<number>")
     group.add_argument("--dtype", default="auto", help="auto (as stored; default), float32 or bfloat16")
     group.add_argument(
-        "--offload", choices=("none", "component", "layer"), default="none", help="where weights wait (default: none)"
+        "--offload", choices=OFFLOADS, default="auto", help="where weights wait (default: auto, what fits)"
     )
+    group.add_argument("--preset", choices=tuple(PRESETS), default="exact", help="what is given up for speed and memory")
     group.add_argument("--free-first-expert", action="store_true", help="drop the first video expert once it is done")
 
 
