@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL.Image import Image
 
@@ -21,6 +21,7 @@ from mova.spec import ClipSpec
 if TYPE_CHECKING:
     from mova.media import ClipReport
     from mova.pipeline import MovaPipeline
+    from mova.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class LocalEngine:
         self._device = device
         self._dtype = dtype
         self._free_first_expert = free_first_expert
-        self._loaded: tuple[tuple[Path, str], MovaPipeline] | None = None
+        self._loaded: tuple[Path, MovaPipeline] | None = None
         self._on = Machine(engine="mova")
 
     def render(self, brief: Brief, draft: Draft, target: Path, on_step: OnStep, keep: Keep) -> Rendered:
@@ -71,11 +72,15 @@ class LocalEngine:
 
         forget_peaks()
         try:
-            pipeline = self._pipeline(self._data / brief.checkpoint, brief.offload, on_step)
-            clip = pipeline(draft.prompt or "", first, spec=brief.spec, last_image=last, on_step=on_step)
-            return _rendered(clip.save(target, loudness=brief.loudness), clip.notes)
+            pipeline = self._pipeline(self._data / brief.checkpoint, on_step)
+            plan = pipeline.plan(brief.spec, offload=brief.offload, preset=brief.preset)
+            self._note(plan)
+            clip = pipeline(draft.prompt or "", first, spec=brief.spec, last_image=last, plan=plan, on_step=on_step)
+            report = clip.save(target, loudness=brief.loudness)
+            self._note(clip.planned.plan, tuple(clip.planned.notes))
+            return _rendered(report, clip.notes)
         except (RuntimeError, MemoryError):
-            self.free()  # out of memory or a device fault: the next job loads afresh
+            self.free()  # a device fault, or more memory than there is: the next job loads afresh
             raise
 
     def free(self) -> None:
@@ -84,7 +89,10 @@ class LocalEngine:
             return
         from mova.memory import release_memory
 
+        _, pipeline = self._loaded
         self._loaded = None
+        pipeline.close()
+        del pipeline
         gc.collect()
         release_memory()
 
@@ -99,12 +107,11 @@ class LocalEngine:
 
         return self._on.model_copy(update={"peak_memory": peak_memory()})
 
-    def _pipeline(self, checkpoint: Path, offload: str, on_step: OnStep) -> MovaPipeline:
+    def _pipeline(self, checkpoint: Path, on_step: OnStep) -> MovaPipeline:
         from mova.memory import device_name
         from mova.pipeline import MovaPipeline
 
-        wanted = (checkpoint, offload)
-        if self._loaded and self._loaded[0] == wanted:
+        if self._loaded and self._loaded[0] == checkpoint:
             return self._loaded[1]
         self.free()  # the old weights go before the new ones come
         if checkpoint == playground_path(self._data):
@@ -112,19 +119,26 @@ class LocalEngine:
 
             on_step("loading", 0, 1)
             make_playground(checkpoint)
-        log.info("Loading %s, offload %s", checkpoint, offload)
+        log.info("Loading %s", checkpoint)
         pipeline = MovaPipeline.from_pretrained(
             checkpoint,
             device=self._device,
             dtype=self._dtype,
-            offload=offload,
             free_first_expert=self._free_first_expert,
+            text_cache=self._data / "cache" / "prompts",
             on_step=on_step,
         )
-        self._loaded = (wanted, pipeline)
+        self._loaded = (checkpoint, pipeline)
         device = device_name(pipeline.placement.device)
-        self._on = Machine(engine="mova", device=device, checkpoint_id=identify(checkpoint))
+        self._on = Machine(
+            engine="mova", device=device, checkpoint_id=identify(checkpoint), attention=pipeline.attention
+        )
         return pipeline
+
+    def _note(self, plan: Plan, notes: tuple[str, ...] = ()) -> None:
+        """The plan that is in force, for the job's record."""
+        mode: Any = plan.offload
+        self._on = self._on.model_copy(update={"plan": plan.key, "mode": mode, "notes": notes})
 
     def _picture(self, path: str | None, spec: ClipSpec, position: tuple[float, float]) -> Image | None:
         if path is None:

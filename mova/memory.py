@@ -8,6 +8,14 @@ from pathlib import Path
 
 import torch
 
+# What torch says where it has no class of its own for it: the CPU's allocator, cuBLAS, cuDNN and the driver.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)
+
 
 def device_name(device: torch.device) -> str:
     """The maker's name of a CUDA device, else its type."""
@@ -18,6 +26,14 @@ def release_memory() -> None:
     """Give what torch keeps for later back to the device."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the device's or this process's memory has run out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
 
 
 def forget_peaks() -> None:

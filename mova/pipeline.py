@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import groupby
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,151 +13,83 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mova.attention import choose_attention
 from mova.checkpoint import as_stored, load_component, load_scheduler, load_tokenizer, save_checkpoint
+from mova.clip import Clip, OnStep, no_report
+from mova.denoising import Denoiser, Prepared
+from mova.embeddings import TextCache, embed_prompts, reader_identity
 from mova.guidance import Guidance, guidance
-from mova.joint import JointTransformer
-from mova.layout import WEIGHTED, read_model_index
-from mova.media import ClipReport, write_clip
+from mova.lanes import CudaLane, Lane
+from mova.layout import WEIGHTED, read_model_index, read_weights
+from mova.memory import device_name, release_memory
 from mova.picture import white_picture
-from mova.placement import Offload, Placement, choose_device
+from mova.placement import CPU, Placement, Stay, choose_device
+from mova.plan import Card, Plan, Resources, notch_down, plan_for, read_model, read_resources
+from mova.planned import Planned
+from mova.presets import preset_named
 from mova.scheduler import FlowMatchPairScheduler
 from mova.spec import FRAME_GROUP, MAX_PROMPT_TOKENS, ClipSpec
-from mova.text import encode_prompt, token_count
+from mova.text import token_count
 from mova.video_vae import decode_frames, encode_condition
+from mova.weights import Weights
 
 logger = logging.getLogger(__name__)
 
-OnStep = Callable[[str, int, int], None]  # (phase, step, total); an exception raised in it leaves the pipeline usable
+OFFLOADS = ("auto", "none", "component", "layer")
+DTYPE_NAMES = {None: "auto", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 PHASES = ("loading", "text", "frame", "denoising", "decoding", "writing")
-
-
-def no_report(phase: str, step: int, total: int) -> None:
-    """The step callback of those who don't listen."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One denoising step: where video and audio are, where they go (None: the end), and which expert leads there."""
-
-    index: int
-    video_from: float
-    audio_from: float
-    video_to: float | None
-    audio_to: float | None
-    expert: str
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What denoising starts from and is told: latents [B, 16, T, h, w], [B, C, N]; condition [B, 20, T, h, w]."""
-
-    latents: Tensor
-    audio_latents: Tensor
-    condition: Tensor
-    prompt_embeds: Tensor
-    negative_prompt_embeds: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """A finished clip in latent form; picture and sound are decoded when asked for.
-
-    ``video_latents`` [1, 16, T, h, w] and ``audio_latents`` [1, C, N] are float32, as they left the last step.
-    ``notes`` are sentences that the creator should read.
-    """
-
-    spec: ClipSpec
-    video_latents: Tensor
-    audio_latents: Tensor
-    sample_rate: int
-    notes: tuple[str, ...]
-    _decoder: MovaPipeline = field(repr=False)
-    _on_step: OnStep = field(repr=False, default=no_report)
-
-    @cached_property
-    def audio(self) -> np.ndarray:
-        """Samples in -1 to 1, float32, exactly ``spec.audio_samples(sample_rate)`` of them; decoded once."""
-        return self._decoder.decode_audio(self.audio_latents)[0, : self.spec.audio_samples(self.sample_rate)]
-
-    def frames(self) -> Generator[Tensor, None, None]:
-        """Pictures [n, H, W, 3] in 0 to 1, float32 on the CPU, in groups as the VAE makes them."""
-        groups = self.video_latents.shape[2]
-        self._on_step("decoding", 0, groups)
-        with closing(self._decoder.decode_video(self.video_latents)) as decoded:
-            for index, frames in enumerate(decoded, start=1):
-                self._on_step("decoding", index, groups)
-                yield frames[0].permute(1, 2, 3, 0).div(2).add(0.5).clamp(0, 1).cpu()
-
-    def save(
-        self,
-        target: Path | str,
-        loudness: float | None = None,
-        *,
-        on_frames: Callable[[Tensor], None] | None = None,
-    ) -> ClipReport:
-        """Decode and encode into an mp4 at ``target``, which appears only when it is whole.
-
-        The step callback hears ("writing", 0, 1) before the file is closed, where it may still raise to cancel, and
-        ("writing", 1, 1) once it is there.
-
-        Args:
-            target: the file; its folder must exist.
-            loudness: level the sound to this many LUFS (true peak at most -1 dBTP); as the model made it if None.
-            on_frames: is given each group of pictures (see ``frames``) on its way into the file.
-
-        Raises:
-            MediaError: the file can't be written, or ``loudness`` is none.
-        """
-        with closing(self._pixels(on_frames)) as pixels:
-            report = write_clip(
-                Path(target),
-                pixels,
-                self.audio,
-                fps=self.spec.fps,
-                num_frames=self.spec.num_frames,
-                sample_rate=self.sample_rate,
-                loudness=loudness,
-                on_frame=lambda done, total: self._on_step("writing", 0, 1) if done == total else None,
-            )
-        self._on_step("writing", 1, 1)
-        return report
-
-    def _pixels(self, on_frames: Callable[[Tensor], None] | None) -> Generator[np.ndarray, None, None]:
-        with closing(self.frames()) as groups:
-            for group in groups:
-                if on_frames:
-                    on_frames(group)
-                yield from to_pixels(group)
+TEXT_STAYS = {"device": Stay.LENT, "parts": Stay.PARTS, "cpu": Stay.HOME}
 
 
 class MovaPipeline:
     """MOVA as one callable: a prompt and a first frame become a clip with sound.
 
     Args:
-        placement: lends the weighted components, see ``mova.placement``.
+        checkpoint: the folder it all comes from.
         scheduler: the checkpoint's.
         tokenizer: the checkpoint's.
-        boundary_ratio: below this fraction of the timesteps the second video expert takes over.
-        checkpoint: the folder it all came from.
-        free_first_expert: drop the first expert's weights after the switch; the next run loads them again.
+        device: where to compute.
+        dtype: what weights are turned into; None as stored.
+        offload: "auto", "none", "component" or "layer": what plans are made for, see ``mova.plan``.
+        preset: the name of one of ``mova.presets.PRESETS``.
+        free_first_expert: on the CPU, forget the first expert after the switch; the next run loads it again.
+        text_cache: where encoded prompts are kept; None keeps none.
+        lane: the way of layers to the device; None on the CPU, where weights are used in place.
     """
 
     def __init__(
         self,
-        placement: Placement,
+        checkpoint: Path,
         scheduler: FlowMatchPairScheduler,
         tokenizer: Any,
         *,
-        boundary_ratio: float,
-        checkpoint: Path,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        offload: str = "auto",
+        preset: str = "exact",
         free_first_expert: bool = False,
+        text_cache: TextCache | None = None,
+        lane: Lane | None = None,
     ) -> None:
-        self.placement = placement
+        self.checkpoint = checkpoint
+        self.model = read_model(checkpoint)
         self.scheduler = scheduler
         self.tokenizer = tokenizer
-        self.boundary_ratio = boundary_ratio
-        self.checkpoint = checkpoint
-        self.free_first_expert = free_first_expert
+        self.offload = offload
+        self.preset = preset
+        self.attention = choose_attention(device)
+        self._weights = Weights(checkpoint, dtype, device)
+        self.placement = Placement(self._weights.load, device)
+        self.denoiser = Denoiser(
+            self.placement,
+            scheduler,
+            read_model_index(checkpoint)["boundary_ratio"],
+            attention=self.attention,
+            files=self._weights.files,
+            free_first_expert=free_first_expert,
+            lane=lane,
+        )
+        self._text_cache = text_cache
 
     @classmethod
     def from_pretrained(
@@ -169,51 +98,64 @@ class MovaPipeline:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        offload: str = "none",
+        offload: str = "auto",
+        preset: str = "exact",
         free_first_expert: bool = False,
+        text_cache: Path | None = None,
         on_step: OnStep = no_report,
     ) -> MovaPipeline:
-        """A pipeline from a checkpoint folder in the official layout, every component loaded and checked.
+        """A pipeline from a checkpoint folder in the official layout, every component checked.
 
         Args:
             checkpoint: the folder with model_index.json.
             device: "auto", "cpu", "cuda" or "cuda:<number>".
             dtype: "auto" (as stored), "float32" or "bfloat16".
-            offload: "none", "component" or "layer", see ``placement.Offload``.
+            offload: see the class.
+            preset: see the class.
             free_first_expert: see the class.
+            text_cache: a folder for encoded prompts, so that the text encoder isn't opened for one seen before.
             on_step: hears ("loading", components loaded, components).
 
         Raises:
             CheckpointError: the checkpoint can't be used; names file, key and remedy.
-            ValueError: no such device, dtype or offload mode.
+            ValueError: no such device, dtype, offload mode or preset.
         """
         folder = Path(checkpoint).absolute()
-        index = read_model_index(folder)
-        wanted = parse_dtype(dtype)
-        placement = Placement(
-            lambda name: load_component(folder, name, wanted), choose_device(device), parse_offload(offload)
-        )
+        read_model_index(folder)
+        where = choose_device(device)
         pipeline = cls(
-            placement,
+            folder,
             load_scheduler(folder),
             load_tokenizer(folder),
-            boundary_ratio=index["boundary_ratio"],
-            checkpoint=folder,
+            device=where,
+            dtype=parse_dtype(dtype),
+            offload=parse_offload(offload),
+            preset=preset_named(preset).name,
             free_first_expert=free_first_expert,
+            text_cache=None if text_cache is None else TextCache(text_cache),
+            lane=CudaLane(where) if where.type == "cuda" else None,
         )
         pipeline.load(on_step)
         return pipeline
 
     def load(self, on_step: OnStep = no_report) -> None:
-        """Load every component that isn't."""
+        """Map every component that isn't; the text encoder only once a prompt has to be read."""
         for done, name in enumerate(WEIGHTED):
             on_step("loading", done, len(WEIGHTED))
-            self.placement.get(name)
+            if name == "text_encoder":
+                read_weights(self.checkpoint / name)
+            else:
+                self.placement.get(name)
         on_step("loading", len(WEIGHTED), len(WEIGHTED))
+
+    def close(self) -> None:
+        """Give back what is held on the device and in pinned memory; the next call takes it again."""
+        self.denoiser.close()
+        self.placement.give_back(*WEIGHTED)
 
     def save_pretrained(self, target: Path | str) -> None:
         """Write the checkpoint into the folder ``target`` in the official layout."""
-        components = {component: self.placement.get(component) for component in WEIGHTED}
+        components = {name: self._stored(name) for name in WEIGHTED}
         # Computed in float32 whatever is stored, and given back as it was.
         components["audio_vae"] = as_stored(self.checkpoint, "audio_vae", components["audio_vae"])
         save_checkpoint(
@@ -221,7 +163,7 @@ class MovaPipeline:
             components,
             self.scheduler,
             self.checkpoint,
-            boundary_ratio=self.boundary_ratio,
+            boundary_ratio=self.denoiser.boundary_ratio,
             name=read_model_index(self.checkpoint).get("_name_or_path"),
         )
 
@@ -233,6 +175,7 @@ class MovaPipeline:
         *,
         spec: ClipSpec | None = None,
         last_image: Image.Image | None = None,
+        plan: Plan | None = None,
         on_step: OnStep = no_report,
     ) -> Clip:
         """Make a clip.
@@ -243,28 +186,60 @@ class MovaPipeline:
                 only: a white frame.
             spec: size, length, steps, guidance, seed.
             last_image: the last frame, if the clip shall end there.
-            on_step: hears (phase, step, total) in the order of ``PHASES``, before each evaluation of the model too;
+            plan: where weights live and how the clip is computed; ``self.plan(spec)`` if None.
+            on_step: hears (phase, step, total) in the order of ``PHASES``, between the layers of a long step too;
                 an exception raised in it ends the generation and leaves the pipeline usable.
 
         Raises:
             ValueError: a picture of another size than the clip, or a last frame for a clip of one frame.
+            DoesNotFit: this machine's memory can't hold such a clip; says what would fit.
         """
         spec = spec or ClipSpec()
-        if any(name not in self.placement for name in WEIGHTED):
+        planned = self.planned(spec, plan)
+        self._adopt(planned.plan, on_step)
+        if any(name not in self.placement for name in WEIGHTED if name != "text_encoder"):
             self.load(on_step)
-        plan = guidance(spec.guidance_scale, spec.bridge_guidance_scale)
-        prepared = self.prepare([prompt], spec, plan, image, last_image, on_step)
-        latents, audio_latents = self.denoise(prepared, spec, plan, on_step)
+        guide = guidance(spec.guidance_scale, spec.bridge_guidance_scale)
+        prepared = self.prepare([prompt], spec, guide, image, last_image, planned=planned, on_step=on_step)
+        latents, audio_latents = self.denoiser(prepared, spec, guide, planned, on_step)
         sample_rate = self.placement.get("audio_vae").sample_rate
-        return Clip(spec, latents, audio_latents, sample_rate, self._notes(prompt, image), self, on_step)
+        notes = self._notes(prompt, image)
+        return Clip(spec, latents, audio_latents, sample_rate, planned, self, on_step, notes)
+
+    def plan(self, spec: ClipSpec, *, offload: str | None = None, preset: str | None = None) -> Plan:
+        """The plan for such a clip on this machine as it is now; the pipeline's own mode and preset if not given.
+
+        Raises:
+            DoesNotFit: by how much, and what would.
+        """
+        device = self.placement.device
+        return plan_for(
+            self.model,
+            spec,
+            self._resources(),
+            offload=offload or self.offload,
+            preset=preset or self.preset,
+            device=device.type,
+            dtype=DTYPE_NAMES[self._weights.dtype],
+        )
+
+    def planned(self, spec: ClipSpec, plan: Plan | None = None) -> Planned:
+        """``plan`` (or this machine's own), ready to be lowered when memory runs out."""
+
+        def lower(plan: Plan, phase: str) -> Plan | None:
+            return notch_down(plan, phase, self.model, spec, self._resources())
+
+        return Planned(plan or self.plan(spec), lower)
 
     def prepare(
         self,
         prompts: list[str],
         spec: ClipSpec,
-        plan: Guidance,
+        guide: Guidance,
         image: Image.Image | None = None,
         last_image: Image.Image | None = None,
+        *,
+        planned: Planned | None = None,
         on_step: OnStep = no_report,
     ) -> Prepared:
         """Noise, condition and text for a batch of ``prompts`` that share first frame, settings and negative prompt.
@@ -272,28 +247,25 @@ class MovaPipeline:
         Sample i of a batch starts from the noise of seed ``spec.seed + i``, so it is the clip that a run of its own
         with that seed would give.
         """
-        on_step("text", 0, 1)
+        planned = planned or self.planned(spec)
         device = self.placement.device
-        with self.placement.use("text_encoder") as (text_encoder,):
-            embeds = encode_prompt(self.tokenizer, text_encoder, prompts, device=device)
-            negative = None
-            if plan.needs_negative_prompt:
-                negative = encode_prompt(self.tokenizer, text_encoder, [spec.negative_prompt], device=device)
-                negative = negative.expand_as(embeds)
+        on_step("text", 0, 1)
+        texts = [*prompts, spec.negative_prompt] if guide.needs_negative_prompt else prompts
+        embeds = planned.surviving("text", lambda plan: self._embed(texts, plan)).to(device)
+        read, negative = embeds[: len(prompts)], embeds[len(prompts) :]
         on_step("text", 1, 1)
         on_step("frame", 0, 1)
         first = to_tensor(image or white_picture(spec.height, spec.width), spec)
-        last = None if last_image is None else to_tensor(last_image, spec).to(device)
-        with self.placement.use("video_vae") as (vae,):
-            condition = encode_condition(vae, first.to(device), spec.num_frames, last)
+        last = None if last_image is None else to_tensor(last_image, spec)
+        condition = planned.surviving("frame", lambda plan: self._condition(first, last, spec, plan)).to(device)
         noise = [self.draw_noise(spec, spec.seed + index) for index in range(len(prompts))]
         on_step("frame", 1, 1)
         return Prepared(
             latents=torch.cat([video for video, _ in noise]).to(device),
             audio_latents=torch.cat([audio for _, audio in noise]).to(device),
             condition=condition.expand(len(prompts), -1, -1, -1, -1),
-            prompt_embeds=embeds,
-            negative_prompt_embeds=negative,
+            prompt_embeds=read,
+            negative_prompt_embeds=negative.expand_as(read) if guide.needs_negative_prompt else None,
         )
 
     def draw_noise(self, spec: ClipSpec, seed: int) -> tuple[Tensor, Tensor]:
@@ -313,68 +285,81 @@ class MovaPipeline:
 
     @torch.no_grad()
     def denoise(
-        self, prepared: Prepared, spec: ClipSpec, plan: Guidance, on_step: OnStep = no_report
+        self, prepared: Prepared, spec: ClipSpec, guide: Guidance, on_step: OnStep = no_report
     ) -> tuple[Tensor, Tensor]:
         """From noise to finished latents: video [B, 16, T, h, w] and audio [B, C, N], float32."""
-        latents, audio_latents = prepared.latents, prepared.audio_latents
-        for expert, steps in groupby(self.schedule(spec), key=lambda step: step.expert):
-            if expert == "video_dit_2" and self.free_first_expert:
-                self.placement.free("video_dit")
-            latents, audio_latents = self._denoise_with(
-                expert, steps, (latents, audio_latents), prepared, spec, plan, on_step
-            )
-        on_step("denoising", spec.num_inference_steps, spec.num_inference_steps)
-        return latents, audio_latents
-
-    def _denoise_with(
-        self,
-        expert: str,
-        steps: Iterable[Step],
-        latents: tuple[Tensor, Tensor],
-        prepared: Prepared,
-        spec: ClipSpec,
-        plan: Guidance,
-        on_step: OnStep,
-    ) -> tuple[Tensor, Tensor]:
-        """The steps that ``expert`` leads; afterwards nothing here holds it, so that it can be freed."""
-        with self.placement.use(expert, "audio_dit", "dual_tower_bridge") as towers:
-            joint = JointTransformer(*towers)
-            for step in steps:
-                before_evaluation = _reporter(on_step, step.index, spec.num_inference_steps)
-                video, audio = _guided_velocity(joint, prepared, latents, step, plan, spec.fps, before_evaluation)
-                latents = (
-                    self.scheduler.step_from_to(video, step.video_from, step.video_to, latents[0]),
-                    self.scheduler.step_from_to(audio, step.audio_from, step.audio_to, latents[1]),
-                )
-        return latents
-
-    def schedule(self, spec: ClipSpec) -> list[Step]:
-        """The steps of a generation, each with its expert: once below the boundary, the second one for good."""
-        self.scheduler.set_timesteps(spec.num_inference_steps)
-        if spec.video_shift is None and spec.audio_shift is None:
-            self.scheduler.single_sigma_shift()
-        else:
-            self.scheduler.dual_sigma_shift(spec.video_shift, spec.audio_shift)
-        pairs: list[list[float]] = self.scheduler.get_pairs()[0].tolist()
-        boundary = self.boundary_ratio * self.scheduler.config["num_train_timesteps"]
-        ends: list[list[float] | list[None]] = [*pairs[1:], [None, None]]
-        steps, switched = [], False
-        for index, ((video, audio), (video_to, audio_to)) in enumerate(zip(pairs, ends, strict=True)):
-            switched = switched or video < boundary
-            expert = "video_dit_2" if switched else "video_dit"
-            steps.append(Step(index, video, audio, video_to, audio_to, expert))
-        return steps
+        return self.denoiser(prepared, spec, guide, self.planned(spec), on_step)
 
     @torch.no_grad()
-    def decode_audio(self, audio_latents: Tensor) -> np.ndarray:
+    def decode_audio(self, audio_latents: Tensor, planned: Planned) -> np.ndarray:
         """Sound [B, N * hop_length] in -1 to 1, float32."""
-        with self.placement.use("audio_vae") as (audio_vae,):
+        return planned.surviving("decoding", lambda plan: self._sound(audio_latents, plan))
+
+    def decode_video(self, latents: Tensor, planned: Planned) -> Generator[Tensor, None, None]:
+        """Pictures [B, 3, n, H, W] in -1 to 1, float32, a group of frames at a time.
+
+        Out of memory, it begins again under the next plan and goes on with the group that was due.
+        """
+        given = 0
+        while given < latents.shape[2]:
+            try:
+                with self.placement.use("video_vae", _stay(planned.plan)) as vae:
+                    for index, frames in enumerate(decode_frames(vae, latents, **_tiling(planned.plan))):
+                        if index >= given:
+                            given = index + 1
+                            yield frames
+            except (RuntimeError, MemoryError) as error:
+                planned.lower("decoding", error)
+            release_memory()
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str], plan: Plan) -> Tensor:
+        stay = Stay.KEPT if plan.offload == "none" and plan.text == "device" else TEXT_STAYS[plan.text]
+        device = CPU if stay is Stay.HOME else self.placement.device
+        return embed_prompts(
+            self.tokenizer,
+            lambda: self.placement.use("text_encoder", stay),
+            texts,
+            reader=reader_identity(self.checkpoint, self._weights.dtype, device),
+            cache=self._text_cache,
+            device=device,
+        )
+
+    @torch.no_grad()
+    def _condition(self, first: Tensor, last: Tensor | None, spec: ClipSpec, plan: Plan) -> Tensor:
+        device = self.placement.device
+        last = None if last is None else last.to(device)
+        with self.placement.use("video_vae", _stay(plan)) as vae:
+            return encode_condition(vae, first.to(device), spec.num_frames, last, **_tiling(plan))
+
+    def _sound(self, audio_latents: Tensor, plan: Plan) -> np.ndarray:
+        with self.placement.use("audio_vae", _stay(plan)) as audio_vae:
             return audio_vae.decode(audio_latents.float())[:, 0].float().cpu().numpy()
 
-    def decode_video(self, latents: Tensor) -> Generator[Tensor, None, None]:
-        """Pictures [B, 3, n, H, W] in -1 to 1, float32, a group of frames at a time."""
-        with self.placement.use("video_vae") as (vae,):
-            yield from decode_frames(vae, latents)
+    def _resources(self) -> Resources:
+        """This machine now; what this pipeline holds counts as free, since it makes room for what a plan wants."""
+        device, lane = self.placement.device, self.denoiser.lane
+        found = read_resources(self.checkpoint, "cpu")
+        if device.type != "cuda":
+            return found
+        free, total = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device)
+        card = Card(device_name(device), free + held, total, torch.cuda.get_device_capability(device))
+        return replace(found, card=card, ram_free=found.ram_free + (lane.pinned_bytes if lane else 0))
+
+    def _stored(self, name: str) -> Any:
+        """Component ``name`` as it is, but never in 8 bits."""
+        if self._weights.in_8_bits(name):
+            return load_component(self.checkpoint, name, self._weights.dtype)
+        return self.placement.get(name)
+
+    def _adopt(self, plan: Plan, on_step: OnStep) -> None:
+        """Let the joint layers' weights be of the plan's kind from now on."""
+        changed = self._weights.adopt(plan, lambda done, total: on_step("loading", done, total))
+        if changed:
+            self.denoiser.close()
+        for name in changed:
+            self.placement.free(name)
 
     def _notes(self, prompt: str, image: Image.Image | None) -> tuple[str, ...]:
         notes = []
@@ -401,11 +386,6 @@ def to_tensor(image: Image.Image, spec: ClipSpec) -> Tensor:
     return (pixels / 255.0).permute(2, 0, 1).unsqueeze(0) * 2.0 - 1.0
 
 
-def to_pixels(frames: Tensor) -> np.ndarray:
-    """uint8 [n, H, W, 3] of pictures in 0 to 1, rounded half to even."""
-    return (frames * 255).round().to(torch.uint8).numpy()
-
-
 def parse_dtype(name: str) -> torch.dtype | None:
     """The torch dtype of "float32" or "bfloat16"; None for "auto", as stored. float16 would overflow in UMT5."""
     known = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -414,47 +394,17 @@ def parse_dtype(name: str) -> torch.dtype | None:
     return known[name]
 
 
-def parse_offload(name: str) -> Offload:
-    """The offload mode of that name."""
-    try:
-        return Offload(name)
-    except ValueError:
-        raise ValueError(f"'{name}' is no offload mode; choose {', '.join(Offload)}.") from None
+def parse_offload(name: str) -> str:
+    """The offload mode of that name; ValueError names those that there are."""
+    if name not in OFFLOADS:
+        raise ValueError(f"'{name}' is no offload mode; choose {', '.join(OFFLOADS)}.")
+    return name
 
 
-def _reporter(on_step: OnStep, index: int, total: int) -> Callable[[], None]:
-    return lambda: on_step("denoising", index, total)
+def _stay(plan: Plan) -> Stay:
+    return Stay.KEPT if plan.offload == "none" else Stay.LENT
 
 
-def _guided_velocity(
-    joint: JointTransformer,
-    prepared: Prepared,
-    latents: tuple[Tensor, Tensor],
-    step: Step,
-    plan: Guidance,
-    video_fps: float,
-    before_evaluation: Callable[[], None],
-) -> tuple[Tensor, Tensor]:
-    """Velocities of video and audio at ``step``, float32, from as many evaluations as the guidance needs."""
-    video_latents, audio_latents = latents
-    batch = video_latents.shape[0]
-    model_input = torch.cat((video_latents, prepared.condition), dim=1)
-    timestep = video_latents.new_full((batch,), step.video_from)
-    audio_timestep = video_latents.new_full((batch,), step.audio_from)
-    videos, audios = [], []
-    for branch in plan.branches:
-        before_evaluation()
-        embeds = prepared.prompt_embeds if branch.text else prepared.negative_prompt_embeds
-        assert embeds is not None, "a plan with a branch without text comes with negative embeddings"
-        video, audio = joint(
-            model_input,
-            audio_latents,
-            timestep,
-            audio_timestep,
-            embeds,
-            video_fps=video_fps,
-            use_bridge=branch.bridge,
-        )
-        videos.append(video)
-        audios.append(audio)
-    return plan.combine(videos), plan.combine(audios)
+def _tiling(plan: Plan) -> dict[str, Any]:
+    """How pictures are encoded and decoded: the size of tiles, and where what they remember waits."""
+    return {"tile": plan.vae_tile, "waiting": CPU if plan.tiles_wait else None}

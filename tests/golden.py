@@ -27,12 +27,14 @@ from mova.attention import Rotary
 from mova.audio_dit import audio_rope_angles
 from mova.bridge import interaction_layers
 from mova.checkpoint import build_component, load_component, load_tokenizer
+from mova.clip import to_pixels
+from mova.denoising import Prepared
 from mova.guidance import guidance
 from mova.joint import JointTransformer
 from mova.layout import read_json
 from mova.media import to_pcm16
 from mova.picture import fit_picture
-from mova.pipeline import MovaPipeline, Prepared, to_pixels, to_tensor
+from mova.pipeline import MovaPipeline, to_tensor
 from mova.scheduler import FlowMatchPairScheduler
 from mova.spec import ClipSpec
 from mova.text import clean_prompt, encode_prompt
@@ -435,7 +437,7 @@ def _(case: Case) -> Results:
         video_shift=shifts.get("visual_shift"),
         audio_shift=shifts.get("audio_shift"),
     )
-    mova.boundary_ratio = args.get("boundary_ratio") or float(
+    mova.denoiser.boundary_ratio = args.get("boundary_ratio") or float(
         read_json(case.checkpoint / "model_index.json")["boundary_ratio"]
     )
     source = Image.fromarray(case.input("source_image").numpy())
@@ -460,12 +462,12 @@ def _pipeline_results(
     yield from seen.items()
     video, audio = seen["video_latents"], seen["audio_latents"]
     vae = mova.placement.get("video_vae")
-    decoded = torch.cat(list(mova.decode_video(video)), dim=2)
+    decoded = torch.cat(list(mova.decode_video(video, mova.planned(spec))), dim=2)
     pictures = (decoded[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0)
     yield "denormalized_video_latents", denormalise(vae, video)
     yield "decoded_video", decoded
     yield "frames", torch.from_numpy(to_pixels(pictures))
-    yield "audio", torch.from_numpy(mova.decode_audio(audio)).unsqueeze(1)
+    yield "audio", torch.from_numpy(mova.decode_audio(audio, mova.planned(spec))).unsqueeze(1)
     yield "paired_timesteps", mova.scheduler.get_pairs()[0]
 
 
@@ -474,21 +476,22 @@ def _traced_denoise(mova: MovaPipeline, prepared: Prepared, spec: ClipSpec) -> R
     seen: Results = {}
     calls: list[tuple[Tensor, Tensor]] = []
     stepped: list[Tensor] = []
-    joint_forward, step_from_to = JointTransformer.forward, mova.scheduler.step_from_to
+    evaluate, step_from_to = JointTransformer.evaluate, mova.scheduler.step_from_to
 
-    def forward(self: JointTransformer, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        calls.append(joint_forward(self, *args, **kwargs))
-        return calls[-1]
+    def evaluated(self: JointTransformer, *args: Any, **kwargs: Any) -> list[tuple[Tensor, Tensor]]:
+        predictions = evaluate(self, *args, **kwargs)
+        calls.extend(predictions)
+        return predictions
 
     def step(*args: Any) -> Tensor:
         stepped.append(step_from_to(*args))
         return stepped[-1]
 
-    JointTransformer.forward, mova.scheduler.step_from_to = forward, step
+    JointTransformer.evaluate, mova.scheduler.step_from_to = evaluated, step
     try:
         seen["video_latents"], seen["audio_latents"] = mova.denoise(prepared, spec, guidance(spec.guidance_scale))
     finally:
-        JointTransformer.forward, mova.scheduler.step_from_to = joint_forward, step_from_to
+        JointTransformer.evaluate, mova.scheduler.step_from_to = evaluate, step_from_to
     branches = len(guidance(spec.guidance_scale).branches)
     for index, (video, audio) in enumerate(calls):
         # Ours asks the negative prompt first, the original last.

@@ -98,15 +98,31 @@ def test_the_crop_is_where_the_creator_put_it(engine: LocalEngine, data: Path) -
     assert render(engine, left, data / "l.mp4") != render(engine, right, data / "r.mp4")
 
 
-def test_another_offload_loads_afresh_and_gives_the_same_clip(engine: LocalEngine, data: Path) -> None:
+def test_another_offload_loads_nothing_twice_and_gives_the_same_clip(engine: LocalEngine, data: Path) -> None:
     first = render(engine, make_brief(steps=1), data / "a.mp4")
     heard: list[str] = []
     brief = make_brief(steps=1, offload="component")
     engine.render(
         brief, Draft(prompt=brief.prompt), data / "d.mp4", lambda phase, step, total: heard.append(phase), pytest.fail
     )
-    assert "loading" in heard
+    assert "loading" not in heard
     assert (data / "d.mp4").read_bytes() == first
+
+
+def test_the_plan_is_in_the_record(engine: LocalEngine, data: Path) -> None:
+    render(engine, make_brief(steps=1), data / "a.mp4")
+    machine = engine.machine()
+    assert machine.plan
+    assert "MOVA-playground" in machine.plan
+    assert (machine.mode, machine.attention, machine.notes) == ("none", "native", ())
+
+
+def test_a_prompt_is_read_once(engine: LocalEngine, data: Path) -> None:
+    render(engine, make_brief(steps=1), data / "a.mp4")
+    kept = sorted((data / "cache" / "prompts").iterdir())
+    assert kept
+    render(engine, make_brief(steps=1), data / "b.mp4")
+    assert sorted((data / "cache" / "prompts").iterdir()) == kept
 
 
 def test_a_cancel_leaves_no_file_and_the_engine_usable(engine: LocalEngine, data: Path) -> None:
