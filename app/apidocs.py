@@ -203,6 +203,7 @@ def _video() -> dict[str, Any]:
         "negative_prompt": _TEXT,
         "workflow": {"enum": ["simple", "full"]},
         "engine": _TEXT,
+        "preset": _TEXT,
         "notes": {"type": "array", "items": _TEXT, "description": "What was taken otherwise than it was sent."},
     }
     return {"type": "object", "required": list(properties), "properties": properties}

@@ -20,7 +20,7 @@ from starlette.types import Message, Receive
 from agents.sound import MAX_LINES
 from app.apierrors import ApiError
 from app.form import MOST_CANDIDATES, Line, Mode, Quality
-from app.jobs import LOCAL, SGLANG, Offload, Step
+from app.jobs import LOCAL, SGLANG, Offload, Preset, Step
 from mova.spec import MAX_FRAMES, ClipSpec, problems
 
 MAX_PICTURE, MAX_BODY, MAX_TEXT = 50 << 20, 70 << 20, 8 << 20  # bytes; of a text field of a form
@@ -76,7 +76,12 @@ class Ask(BaseModel):
     engine: Annotated[str, Field(pattern=rf"^({LOCAL}|{SGLANG}(:.{{1,100}})?)$")] = Field(
         LOCAL, description="`local`; `sglang`: the first healthy server that has the model; `sglang:name`: that one."
     )
-    offload: Offload | None = Field(None, description="Where weights wait; by default the studio's setting.")
+    offload: Offload | None = Field(
+        None, description="Where weights wait; `auto` goes by this machine. By default the studio's setting."
+    )
+    preset: Preset | None = Field(
+        None, description="What is given up for speed and memory: `exact` nothing. By default the studio's setting."
+    )
     loudness: Annotated[float, Field(ge=-70, le=0)] | None = Field(None, description="LUFS to level the sound to.")
     first_frame_position: Percent = Field(50, description="Where the crop of the picture lies along its free axis.")
     last_frame_position: Percent = Field(50, description="The same for `last_frame`.")

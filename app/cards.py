@@ -16,7 +16,6 @@ from app.jobs import Job
 from app.store import JobStore
 from app.workflow import POSTER
 
-GIGA, MEGA, KILO = 1 << 30, 1 << 20, 1 << 10
 LONGEST_WORD = 16
 _SENTENCE = re.compile(r".+?(?:[.!?…](?=\s)|[。！？]|\n|$)", re.DOTALL)
 _STAR = "M12 3l2.8 6 6.5.7-4.9 4.4 1.4 6.4-5.8-3.3-5.8 3.3 1.4-6.4-4.9-4.4 6.5-.7z"
@@ -149,13 +148,6 @@ def forget_usage() -> None:
 @st.cache_data(ttl="1m", show_spinner=False)
 def _usage(data: Path) -> dict[str, int]:
     return JobStore(data).usage()
-
-
-def size(amount: int) -> str:
-    """Bytes for people: 940 KB, 12 MB, 3.4 GB."""
-    if amount >= GIGA:
-        return f"{amount / GIGA:.1f} GB"
-    return f"{amount / MEGA:.0f} MB" if amount >= MEGA else f"{amount / KILO:.0f} KB"
 
 
 def number(amount: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from statistics import median
-from typing import Any
 
 from app import estimates, shelf
 from app.jobs import (
@@ -27,7 +26,8 @@ from app.schema import transaction
 
 RUNS = 9  # how many of the last runs an estimate is made from
 
-_CLIP = ("checkpoint", "width", "height", "num_frames", "offload")
+_SIZED = ("checkpoint", "width", "height", "num_frames")
+_CLIP = (*_SIZED, "offload", "preset")
 _NEXT = f"""SELECT number FROM jobs WHERE status = 'queued' AND {HERE}
     AND NOT EXISTS (SELECT 1 FROM studio WHERE name = 'mode') ORDER BY position LIMIT 1"""  # 'mode': paused, finishing
 
@@ -136,16 +136,32 @@ def keep_version(db: sqlite3.Connection, job_id: str, version: Version) -> None:
     )
 
 
-def recent_timings(db: sqlite3.Connection, clip: tuple[Any, ...], device: str | None) -> estimates.Timings | None:
-    """What the last runs of a clip took: (checkpoint, width, height, frames, offload), on that device or the latest."""
+def recent_timings(
+    db: sqlite3.Connection, clip: estimates.Clip, device: str | None = None, plan: str | None = None
+) -> estimates.Timings | None:
+    """What the last runs of such a clip took, on that device or the latest, by that plan or the latest."""
     rows = db.execute(
-        f"SELECT device, timings FROM timings WHERE ({', '.join(_CLIP)}) = (?, ?, ?, ?, ?) ORDER BY number DESC "
-        "LIMIT 100",
-        clip,
+        f"""SELECT offload, preset, plan, device, timings FROM timings WHERE ({", ".join(_SIZED)}) = (?, ?, ?, ?)
+            ORDER BY number DESC LIMIT 200""",
+        clip[:4],
     ).fetchall()
+    rows = _alike(rows, clip, plan)
     device = device or (rows[0]["device"] if rows else None)
     runs = [estimates.Timings.model_validate_json(row["timings"]) for row in rows if row["device"] == device]
     return estimates.typical(runs[:RUNS])
+
+
+def plans_measured(db: sqlite3.Connection, clip: estimates.Clip) -> dict[str, estimates.Timings]:
+    """Key of a plan -> what the last runs by it took, for clips of this checkpoint and size."""
+    rows = db.execute(
+        f"""SELECT plan, timings FROM timings WHERE ({", ".join(_SIZED)}) = (?, ?, ?, ?) AND plan <> ''
+            ORDER BY number DESC LIMIT 200""",
+        clip[:4],
+    ).fetchall()
+    runs: dict[str, list[estimates.Timings]] = {}
+    for row in rows:
+        runs.setdefault(row["plan"], []).append(estimates.Timings.model_validate_json(row["timings"]))
+    return {plan: found for plan, each in runs.items() if (found := estimates.typical(each[:RUNS]))}
 
 
 def agents_seconds(db: sqlite3.Connection, brief: Brief, draft: Draft) -> float | None:
@@ -166,22 +182,29 @@ def agents_seconds(db: sqlite3.Connection, brief: Brief, draft: Draft) -> float 
     return total
 
 
+def _alike(rows: list[sqlite3.Row], clip: estimates.Clip, plan: str | None) -> list[sqlite3.Row]:
+    """Those of these runs, newest first, that tell of that plan; else of one that was asked for in the same words.
+
+    Runs from before there were plans have none: they tell of the mode that they were asked for, and of *auto* for as
+    long as nothing else does.
+    """
+    if plan and (same := [row for row in rows if row["plan"] == plan]):
+        return same
+    same = [row for row in rows if (row["offload"], row["preset"]) == (clip.offload, clip.preset)]
+    if plan:
+        return [row for row in same if not row["plan"]]
+    if not same and clip.offload == "auto":
+        same = [row for row in rows if not row["plan"] and row["preset"] == clip.preset]
+    return [row for row in same if (row["offload"], row["plan"]) == (same[0]["offload"], same[0]["plan"])]
+
+
 def _keep_timings(db: sqlite3.Connection, job: Job) -> None:
-    timings = estimates.measured(job.progress, job.brief.spec)
+    timings = estimates.measured(job.progress, job.brief)
     if timings is None or job.device is None:
         return
-    spec = job.brief.spec
     db.execute(
-        f"INSERT INTO timings ({', '.join(_CLIP)}, device, timings) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            job.checkpoint_name,
-            spec.width,
-            spec.height,
-            spec.num_frames,
-            job.brief.offload,
-            job.device,
-            timings.model_dump_json(),
-        ),
+        f"INSERT INTO timings ({', '.join(_CLIP)}, device, plan, timings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*estimates.clip_of(job.brief), job.device, job.plan or "", timings.model_dump_json()),
     )
 
 

@@ -18,12 +18,12 @@ from app.engines import clip_frame
 from app.estimates import total
 from app.form import KEPT
 from app.jobs import Brief, Job
-from app.machine import look
 from app.probes import Probes
 from app.settings import Settings, load
 from app.store import JobStore
 from app.workflow import CLIP
 from mova.layout import CheckpointInfo
+from mova.plan import Plan
 
 Place = Literal["first_frame", "last_frame"]
 
@@ -143,16 +143,13 @@ def keep_picture(place: str, picture: bytes) -> str:
     return store().keep_upload(f"{place}-{hashlib.sha256(picture).hexdigest()[:12]}", picture)
 
 
-def expected_seconds(brief: Brief) -> float | None:
+def expected_seconds(brief: Brief, plan: Plan | None = None) -> float | None:
     """How long a clip like this takes once the engine has it; None before anything like it was measured."""
-    timings = store().expected(brief)
+    if plan is None:
+        timings = store().expected(brief)
+    else:  # before there were plans, times were kept under the mode that it came to
+        timings = store().expected(brief.model_copy(update={"offload": plan.offload}), plan.key)
     return None if timings is None else total(timings, brief, loaded=True)
-
-
-@st.cache_data(ttl="1m", show_spinner=False)
-def has_gpu(data: Path, device: str) -> bool:
-    """Whether clips are made on a GPU."""
-    return device != "cpu" and bool(look(data).gpus)
 
 
 def go(name: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from app import endpoints, installed, servers
+from app import endpoints, installed, plans, servers
 from app.checkpoints import checkpoint_folder, find_checkpoints
 from app.explain import without
 from app.installed import Check, State
@@ -20,8 +20,10 @@ from app.probes import Failed, Passed, Probes, Running
 from app.schema import DATABASE, MIGRATIONS, StoreError, connected
 from app.settings import Server, Settings, SettingsError, load, secrets
 from app.store import JobStore
+from app.texts import Language, duration, size
 from app.worker import is_running
 from mova.layout import MODEL_INDEX
+from mova.plan import DoesNotFit
 
 __all__ = ["Check", "State", "examine"]
 
@@ -54,6 +56,7 @@ def examine(given: Mapping[str, Path], *, test: bool = False) -> Iterator[Check]
 def _all(settings: Settings, *, test: bool) -> Iterator[Check]:
     yield from installed.checks(settings.data, settings.device)
     yield from checkpoints(settings)
+    yield from plan(settings)
     yield from store(settings.data)
     yield from sglang(settings.sglang)
     yield from providers(settings, test=test)
@@ -82,6 +85,30 @@ def checkpoints(settings: Settings) -> Iterator[Check]:
         return
     remedy = f"Put OpenMOSS-Team/MOVA-360p or MOVA-720p (77.7 GB each) into {folder}, or set STUDIO_CHECKPOINT."
     yield Check("checkpoint", State.ATTENTION, f"{said}.", remedy)
+
+
+def plan(settings: Settings) -> Iterator[Check]:
+    """How the usual clip of each real checkpoint would be made here, by the settings as they are."""
+    for info in find_checkpoints(settings.data, settings.checkpoint):
+        model = None if info.playground or info.problems else plans.model_of(info.path)
+        if model is None:
+            continue
+        spec, found = info.default_spec, plans.resources_of(info.path, settings.device)
+        how = plans.How(settings.offload, settings.preset, settings.device, settings.dtype)
+        clip = f"{info.name}, {spec.width}x{spec.height}, {spec.duration:.0f} s"
+        if outlook := plans.outlook(model, spec, found, how):
+            yield planned(clip, outlook)
+
+
+def planned(clip: str, outlook: plans.Outlook) -> Check:
+    """That it fits, in what and how; or by how much it doesn't, and what would."""
+    if isinstance(outlook, DoesNotFit):
+        remedy = " ".join(map(str, outlook.remedies))
+        return Check("plan", State.ATTENTION, f"{clip}: {plans.lacking(outlook, Language.EN)}", remedy)
+    vram = "" if outlook.device == "cpu" else f"{size(outlook.vram)} of VRAM, "
+    time = "" if outlook.seconds is None else f", about {duration(outlook.seconds, Language.EN)} (estimated)"
+    said = f"{clip}: {plans.in_words(outlook, Language.EN)} At most {vram}{size(outlook.ram)} of RAM{time}"
+    return Check("plan", State.OK, said)
 
 
 def store(data: Path) -> Iterator[Check]:

@@ -46,6 +46,7 @@ def as_content(brief: Brief, data: Path) -> dict[str, Any]:
         "negative_prompt": spec.negative_prompt,
         "seed": "" if brief.random_seed else str(spec.seed),
         "offload": brief.offload,
+        "preset": brief.preset,
         "loudness": level(brief.loudness),
         "first_frame_position": _percent(brief.first_frame_position),
         "last_frame_position": _percent(brief.last_frame_position),

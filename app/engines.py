@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from PIL.Image import Image
 
@@ -77,7 +77,7 @@ class LocalEngine:
             self._note(plan)
             clip = pipeline(draft.prompt or "", first, spec=brief.spec, last_image=last, plan=plan, on_step=on_step)
             report = clip.save(target, loudness=brief.loudness)
-            self._note(clip.planned.plan, tuple(clip.planned.notes))
+            self._note(clip.planned.plan, tuple(clip.planned.notes), lowered=clip.planned.plan is not plan)
             return _rendered(report, clip.notes)
         except (RuntimeError, MemoryError):
             self.free()  # a device fault, or more memory than there is: the next job loads afresh
@@ -135,10 +135,10 @@ class LocalEngine:
         )
         return pipeline
 
-    def _note(self, plan: Plan, notes: tuple[str, ...] = ()) -> None:
-        """The plan that is in force, for the job's record."""
-        mode: Any = plan.offload
-        self._on = self._on.model_copy(update={"plan": plan.key, "mode": mode, "notes": notes})
+    def _note(self, plan: Plan, notes: tuple[str, ...] = (), *, lowered: bool = False) -> None:
+        """The plan in force, for the job's record; the times of one that was lowered on the way are no other clip's."""
+        key = f"{plan.key}|lowered" if lowered else plan.key
+        self._on = self._on.model_copy(update={"plan": key, "mode": plan.offload, "notes": notes})
 
     def _picture(self, path: str | None, spec: ClipSpec, position: tuple[float, float]) -> Image | None:
         if path is None:

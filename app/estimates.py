@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from app.jobs import Brief, Job, Progress, Status
+from app.jobs import Brief, Job, Offload, Preset, Progress, Status
 from mova.spec import ClipSpec
 
 # Phase of the engine -> what its seconds are called here, in the order of a run.
@@ -19,6 +21,17 @@ PHASES = {
     "decoding": "decode",
     "writing": "write",
 }
+
+
+class Clip(NamedTuple):
+    """What clips have in common that take equally long on one machine, their steps apart."""
+
+    checkpoint: str
+    width: int
+    height: int
+    num_frames: int
+    offload: Offload
+    preset: Preset
 
 
 class Timings(BaseModel, frozen=True):
@@ -36,7 +49,13 @@ class Timings(BaseModel, frozen=True):
     write: float
 
 
-def measured(progress: Progress | None, spec: ClipSpec) -> Timings | None:
+def clip_of(brief: Brief) -> Clip:
+    """What is asked for, as times are kept under it; a checkpoint by its folder's name."""
+    spec = brief.spec
+    return Clip(Path(brief.checkpoint).name, spec.width, spec.height, spec.num_frames, brief.offload, brief.preset)
+
+
+def measured(progress: Progress | None, brief: Brief) -> Timings | None:
     """What a finished run tells; None if it didn't go through every phase (loading apart)."""
     seconds = progress.seconds if progress else {}
     if any(phase not in seconds for phase in PHASES if phase != "loading"):
@@ -45,7 +64,7 @@ def measured(progress: Progress | None, spec: ClipSpec) -> Timings | None:
         load=seconds.get("loading", 0.0),
         text=seconds["text"],
         frame=seconds["frame"],
-        per_evaluation=seconds["denoising"] / evaluations(spec),
+        per_evaluation=seconds["denoising"] / evaluations(brief.spec),
         decode=seconds["decoding"],
         write=seconds["writing"],
     )
@@ -60,6 +79,12 @@ def typical(runs: Sequence[Timings]) -> Timings | None:
     return Timings(
         load=median(loads) if loads else 0.0, **{name: median(getattr(run, name) for run in runs) for name in rest}
     )
+
+
+def by_phase(timings: Timings, spec: ClipSpec) -> dict[str, float]:
+    """The seconds of each phase that is planned, as ``mova.plan`` takes them: of denoising those of one step."""
+    step = timings.per_evaluation * evaluations(spec) / spec.num_inference_steps
+    return {"text": timings.text, "frame": timings.frame, "step": step, "decoding": timings.decode}
 
 
 def evaluations(spec: ClipSpec) -> int:
@@ -106,9 +131,9 @@ def finish_times(
     """
     known: dict[str, float | None] = {}
     moment: float | None = now
-    before: tuple[str, str] | None = None
+    before: tuple[str, Offload, Preset] | None = None
     for job in jobs:
-        weights = (job.brief.checkpoint, job.brief.offload)
+        weights = (job.brief.checkpoint, job.brief.offload, job.brief.preset)
         timings = timings_of(job)
         if moment is not None:
             seconds = remaining(job, timings, now)

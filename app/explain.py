@@ -12,6 +12,7 @@ from app.remote import RemoteError
 from app.stages import StepError
 from mova.layout import CheckpointError
 from mova.picture import PictureError
+from mova.plan import DoesNotFit
 
 REMOVED = "…"  # what stands where a key stood
 
@@ -50,6 +51,9 @@ def _explained(error: Exception, checkpoint: Path | None) -> Failure:
             kind, remedy = Kind.CHECKPOINT, "Mend the checkpoint or choose another one, then try again."
         case PictureError():
             kind, remedy = Kind.PICTURE, "Choose another picture."
+        case DoesNotFit():
+            kind, remedy = Kind.DOES_NOT_FIT, " ".join(map(str, error.remedies)) or _SMALLER
+            said = said.removesuffix(remedy).rstrip()
         case ValueError() if str(error):  # a setting that this machine can't follow, such as a device it doesn't have
             kind, remedy = Kind.SETTING, "Change what it names, then try again."
         case _ if _gpu_memory(error):
@@ -77,7 +81,7 @@ _REMOTE = {
     Kind.REMOTE_TIMEOUT: "Try again to go on waiting; if the server hangs, restart it first.",
     Kind.REMOTE_BAD_CLIP: "Try again; if it happens again, that server's log says more.",
 }
-_SMALLER = "Under Advanced, let the weights wait off the GPU (by component, then by layer), or make the clip shorter."
+_SMALLER = "Make the clip shorter, take a lighter preset under Advanced, or close other programs."
 
 
 def _disk_full(error: BaseException) -> bool:

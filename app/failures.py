@@ -18,14 +18,15 @@ from app.store import StoreError
 from app.texts import Language
 from mova.picture import PictureError
 
-# Kind of failure -> what can be done about it at once: at most two buttons.
+# Kind of failure -> what can be done about it at once: at most two buttons, of those that have an effect.
 REMEDIES = {
     Kind.CHECKPOINT: ("other_checkpoint", "open_settings"),
     Kind.GONE: ("other_checkpoint", "open_settings"),
     Kind.PICTURE: ("other_picture",),
     Kind.DISK_FULL: ("open_settings", "retry"),
     Kind.MEMORY: ("shorter", "retry"),
-    Kind.GPU_MEMORY: ("offload", "shorter"),
+    Kind.GPU_MEMORY: ("offload", "light", "shorter"),
+    Kind.DOES_NOT_FIT: ("light", "shorter"),
     Kind.SETTING: ("change",),
     Kind.MEDIA: ("retry", "change"),
     Kind.INTERRUPTED: ("again",),
@@ -43,6 +44,7 @@ REMEDIES = {
     Kind.REMOTE_BAD_CLIP: ("retry", "open_settings"),
     Kind.UNKNOWN: ("retry", "open_settings"),
 }
+MOST_REMEDIES = 2
 # What is wrong with a model that Settings can tell more about.
 TO_BE_SET = (
     Trouble.MISSING_KEY,
@@ -54,7 +56,7 @@ TO_BE_SET = (
 )
 # What the engine said of these tells more than the kind does.
 TOLD = (
-    *(Kind.CHECKPOINT, Kind.GONE, Kind.PICTURE, Kind.SETTING, Kind.MEDIA, Kind.UNKNOWN),
+    *(Kind.CHECKPOINT, Kind.GONE, Kind.PICTURE, Kind.SETTING, Kind.MEDIA, Kind.DOES_NOT_FIT, Kind.UNKNOWN),
     *(kind for kind in Kind if kind.startswith("remote_")),
 )
 ICONS = {
@@ -64,6 +66,7 @@ ICONS = {
     "other_checkpoint": "swap_horiz",
     "shorter": "edit",
     "offload": "memory",
+    "light": "compress",
     "retry": "replay",
     "again": "replay",
 }
@@ -75,7 +78,7 @@ def show_failure(job: Job) -> None:
         return
     _say(job.failure)
     with st.container(horizontal=True, gap="small", key=f"remedies_{job.id}"):
-        for place, remedy in enumerate(_remedies(job)):
+        for place, remedy in enumerate(remedies(job)):
             st.button(
                 t(f"failure.do_{remedy}"),
                 key=f"{remedy}_{job.id}",
@@ -85,6 +88,12 @@ def show_failure(job: Job) -> None:
                 args=(remedy, job),
             )
     _show_details(job.failure, job.id)
+
+
+def remedies(job: Job) -> list[str]:
+    """What can be done about its failure at once, the best first; the names of buttons."""
+    names = _offered(job.failure.kind) if job.failure else ()
+    return [name for name in names if _has_effect(name, job)][:MOST_REMEDIES]
 
 
 def say_failure(failure: Failure, job_id: str) -> None:
@@ -138,9 +147,10 @@ def _words(failure: Failure) -> list[str]:
     return [words[0], plain(said), words[1]]
 
 
-def _remedies(job: Job) -> list[str]:
-    names = _offered(job.failure.kind) if job.failure else ()
-    return [name for name in names if name != "offload" or job.brief.offload != "layer"]
+def _has_effect(remedy: str, job: Job) -> bool:
+    if remedy == "offload":
+        return "layer" not in (job.brief.offload, job.mode)
+    return remedy != "light" or job.brief.preset == "exact"
 
 
 def _offered(kind: Kind | Trouble) -> tuple[str, ...]:
@@ -155,9 +165,9 @@ def _remedy(name: str, job: Job) -> None:
     match name:
         case "retry" | "again":
             store().requeue(job.id)
-        case "offload":
-            changes: dict[str, Any] = {"offload": "layer", "random_seed": False}
-            open_job(store().submit(as_simple(job).brief.model_copy(update=changes)).id)
+        case "offload" | "light":
+            changes: dict[str, Any] = {"offload": "layer"} if name == "offload" else {"preset": "light"}
+            open_job(store().submit(as_simple(job).brief.model_copy(update=changes | {"random_seed": False})).id)
         case "open_settings":
             go("settings")
         case _:

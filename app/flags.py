@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from app.form import MODES, OFFLOADS, ORIENTATIONS, QUALITIES
+from app.form import MODES, OFFLOADS, ORIENTATIONS, PRESETS, QUALITIES
 from app.jobs import Status, Step
 
 EXIT_CODES = "Exit status: 0 done, 1 failed, 2 wrong use, 3 cancelled, 4 waits for its creator, 130 Ctrl+C."
@@ -41,7 +41,13 @@ NUMBERS = {
     "last-frame-position": "where the crop lies, in percent",
     "candidates": "first frames to choose from",
 }
-CHOICES = {"workflow": MODES, "orientation": ORIENTATIONS, "quality": QUALITIES, "offload": OFFLOADS}
+CHOICES = {  # flag -> its values, and what it is for
+    "workflow": (MODES, "agents write the prompt, or it is taken as it is"),
+    "orientation": (ORIENTATIONS, "in place of a size"),
+    "quality": (QUALITIES, "the number of steps"),
+    "offload": (OFFLOADS, "where weights wait (default: the studio's setting, auto unless set)"),
+    "preset": (PRESETS, "what is given up for speed and memory (default: the studio's setting, exact unless set)"),
+}
 SOUND = ("effects", "ambience", "music")
 
 
@@ -113,8 +119,8 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", help=about)
     for name, about in NUMBERS.items():
         command.add_argument(f"--{name}", type=_number, metavar="N", help=about)
-    for name, choices in CHOICES.items():
-        command.add_argument(f"--{name}", choices=choices)
+    for name, (choices, about) in CHOICES.items():
+        command.add_argument(f"--{name}", choices=choices, help=about)
     command.add_argument("--no-music", action="store_true", help="there is to be none")
     command.add_argument(
         "--line", action="append", metavar="SPEAKER|LANGUAGE|WORDS", help="a line of dialogue; or WORDS alone"

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from agents.models import Endpoint
 from agents.sound import Sound
 from app import agency
-from app.jobs import LOCAL, Brief, Full, Offload, Orientation, Position, Step
+from app.jobs import LOCAL, Brief, Full, Offload, Orientation, Position, Preset, Step
 from app.servers import MODELS, unable
 from app.texts import Language, text, translated
 from mova.layout import CheckpointInfo
@@ -28,6 +28,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 ORIENTATIONS: tuple[Orientation, ...] = get_args(Orientation)
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 OFFLOADS: tuple[Offload, ...] = get_args(Offload)
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 LONGEST = 8.0  # seconds; what the released checkpoints were trained on
 MOST_TAKES = 8
@@ -85,7 +86,8 @@ class Form:
     fps: float | None = None
     video_shift: float | None = None
     audio_shift: float | None = None
-    offload: Offload = "none"
+    offload: Offload = "auto"
+    preset: Preset = "exact"
     loudness: str = AS_MADE
     takes: int = 1
     first_frame: str | None = None
@@ -177,6 +179,7 @@ def compose(
         first_frame_position=_position(form.first_frame_position),
         last_frame_position=_position(form.last_frame_position),
         offload=form.offload,
+        preset=form.preset,
         loudness=None if form.loudness == AS_MADE else float(form.loudness),
     )
     cannot = unable(brief) if brief.engine != LOCAL else []
@@ -226,6 +229,7 @@ def in_words(brief: Brief, language: Language = Language.EN) -> dict[str, str]:
         "seed": say("seed_drawn", seed=spec.seed) if brief.random_seed else str(spec.seed),
         "negative_prompt": spec.negative_prompt or say("none"),
         "offload": say(f"offload_{brief.offload}"),
+        "preset": say(f"preset_{brief.preset}"),
         "loudness": loudness_in_words(brief.loudness, language),
     }
     return {say(name): value for name, value in words.items()}

@@ -23,14 +23,12 @@ from app.machine import Gpu, ThisMachine, look
 IMPORT_SECONDS = 90.0  # torch alone may take half a minute from a cold disk
 DRIVER_SECONDS = 10.0
 OLDEST_PYTHON = (3, 11)
-WHOLE, LARGEST_PHASE = 78e9, 37e9  # bytes of MOVA in bf16; see README
 DISK_NEEDED, DISK_WISHED = 1 << 30, 10 << 30
 MEMORY_WISHED = 4 << 30
-KERNELS = {
-    "flash_attn": "flash",
-    "sageattention": "sage",
-    "xformers": "xformers",
-}  # as diffusers' dispatcher calls them
+KERNELS = {  # module -> what uses it
+    "flash_attn_interface": "FlashAttention 3, used by itself on Hopper",
+    "sageattention": "SageAttention, used by the presets fast and fastest",
+}
 
 TORCH = """
 import json, torch
@@ -128,7 +126,7 @@ def encoders(av: Answer) -> Check:
 
 
 def gpu(machine: ThisMachine, driver: Answer, torch: Answer) -> Check:
-    """The cards, their memory, and how a checkpoint fits."""
+    """The cards and their memory; how a checkpoint fits is the plan's to say."""
     if driver.failed:
         remedy = "Install the driver again, or restart the machine if it has just been updated."
         return Check("gpu", State.WRONG, f"nvidia-smi doesn't answer: {driver.failed}", remedy)
@@ -142,9 +140,7 @@ def gpu(machine: ThisMachine, driver: Answer, torch: Answer) -> Check:
             "None is seen. The playground runs; a real checkpoint is far too slow without one.",
             "Render on an SGLang server (STUDIO_SGLANG__NAME__BASE_URL), or install the driver of the card.",
         )
-    said = "; ".join(
-        f"{card.name}, {_gib(card.total)} ({_gib(card.free)} free), {_fits(card)}" for card in machine.gpus
-    )
+    said = "; ".join(f"{card.name}, {_gib(card.total)} ({_gib(card.free)} free)" for card in machine.gpus)
     return Check("gpu", State.OK, f"{said}; driver {driver.found.get('version', 'unknown')}")
 
 
@@ -170,19 +166,17 @@ def engine(torch: Answer, gpus: Sequence[Gpu], device: str) -> Check:
 
 
 def attention(torch: Answer, kernels: dict[str, Answer]) -> Check:
-    """The kernels; torch's own is always there and is what is used unless another is asked for."""
+    """The kernels beside torch's own, which is always there; the engine takes the fastest that gives its numbers."""
     broken = {name: answer.failed for name, answer in kernels.items() if answer.failed}
     usable = [
-        f"{name} {answer.found['version']} (DIFFUSERS_ATTN_BACKEND={KERNELS[name]} uses it)"
-        for name, answer in kernels.items()
-        if not answer.failed
+        f"{name} {answer.found['version']} ({KERNELS[name]})" for name, answer in kernels.items() if not answer.failed
     ]
     absent = [name for name in KERNELS if name not in kernels]
     said = "; ".join(
         filter(
             None,
             (
-                "torch's own is in use" if not torch.failed else "torch's own can't be tried",
+                "torch's own is there" if not torch.failed else "torch's own can't be tried",
                 f"there too: {', '.join(usable)}" if usable else "",
                 f"not installed, not needed: {', '.join(absent)}" if absent else "",
                 "; ".join(f"{name} can't be imported: {why}" for name, why in broken.items()),
@@ -256,12 +250,6 @@ def _driver() -> Answer:
         return Answer({}, type(error).__name__)
     words = (said.stdout.strip() or said.stderr.strip()).splitlines() or ["nothing"]
     return Answer({"version": words[0]}) if said.returncode == 0 else Answer({}, words[0])
-
-
-def _fits(card: Gpu) -> str:
-    if card.total >= WHOLE:
-        return "holds a whole checkpoint (offload none)"
-    return "holds the largest phase (offload component)" if card.total >= LARGEST_PHASE else "takes offload layer: slow"
 
 
 def _gib(count: int) -> str:

@@ -13,7 +13,8 @@ from agents.sound import Sound
 from agents.troubles import Trouble
 from mova.spec import ClipSpec
 
-Offload = Literal["none", "component", "layer"]
+Offload = Literal["auto", "none", "component", "layer"]
+Preset = Literal["exact", "light", "fast", "fastest"]  # those of ``mova.presets``
 Orientation = Literal["landscape", "portrait"]
 Place = Literal["first", "up", "down", "last"]
 Position = tuple[float, float]  # of the crop window, across and down: 0 is left or top, 1 is right or bottom
@@ -62,6 +63,7 @@ class Kind(StrEnum):
     DISK_FULL = "disk_full"
     MEMORY = "memory"
     GPU_MEMORY = "gpu_memory"
+    DOES_NOT_FIT = "does_not_fit"
     SETTING = "setting"
     MEDIA = "media"
     INTERRUPTED = "interrupted"
@@ -108,7 +110,8 @@ class Brief(BaseModel, frozen=True):
 
     ``prompt`` is the clip's own words, or the idea where ``full`` asks for agents to make those. ``random_seed`` says
     that the creator left the seed open: ``submit`` draws the one that ``spec`` then names. ``engine`` is ``local``,
-    ``sglang`` for the first healthy server that has the model, or ``sglang:name`` for that one.
+    ``sglang`` for the first healthy server that has the model, or ``sglang:name`` for that one. ``offload`` says where
+    weights wait, ``preset`` what is given up for speed and memory.
     """
 
     prompt: str
@@ -121,7 +124,8 @@ class Brief(BaseModel, frozen=True):
     last_frame: str | None = None
     first_frame_position: Position = CENTRE
     last_frame_position: Position = CENTRE
-    offload: Offload = "none"
+    offload: Offload = "auto"
+    preset: Preset = "exact"
     loudness: float | None = None
 
     @property
@@ -248,12 +252,20 @@ class Failure(BaseModel, frozen=True):
 
 
 class Machine(BaseModel, frozen=True):
-    """What a clip is made on: the engine, its device, the most memory it held (bytes by kind), and which weights."""
+    """What a clip is made on: the engine, its device, the most memory it held (bytes by kind), and which weights.
+
+    ``plan`` is the key of the plan that it is made by, ``mode`` what *auto* came to in it, ``attention`` the kernel;
+    ``notes`` are the engine's sentences about them, such as that memory ran out and it went on by another plan.
+    """
 
     engine: str | None = None
     device: str | None = None
     peak_memory: dict[str, int] = {}
     checkpoint_id: str | None = None
+    plan: str | None = None
+    mode: Offload | None = None
+    attention: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Job(BaseModel, frozen=True):
@@ -277,6 +289,10 @@ class Job(BaseModel, frozen=True):
     device: str | None = None
     peak_memory: dict[str, int] = {}
     checkpoint_id: str | None = None
+    plan: str | None = None
+    mode: Offload | None = None
+    attention: str | None = None
+    notes: tuple[str, ...] = ()
     created_at: float
     started_at: float | None = None
     reported_at: float | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 
 from app.jobs import Brief, Status
-from app.texts import Language, language_of, text, translated
+from app.texts import Language, duration, language_of, text, translated
 
 DAY = 86_400
 BADGES = {  # Status -> icon and colour
@@ -95,6 +95,11 @@ def clock(seconds: float) -> str:
     if minutes < 60:
         return t("common.minutes", minutes=minutes, seconds=f"{rest:02d}")
     return t("common.hours", hours=minutes // 60, minutes=f"{minutes % 60:02d}")
+
+
+def roughly(seconds: float) -> str:
+    """A duration that is only estimated: 8 s, 26 min, 2.5 h."""
+    return duration(seconds, language())
 
 
 def took(seconds: float) -> str:

@@ -7,11 +7,14 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits")
+NVIDIA_USE = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
 NVIDIA_SECONDS = 5.0
+OWN = ("RssAnon", "RssShmem")  # of /proc/PID/status: what isn't pages of files
 LONGEST_LINE = 2_000  # bytes of a log line that are worth reading
 
 
@@ -22,6 +25,14 @@ class Gpu:
     name: str
     free: int
     total: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a process holds, in bytes: memory of its own, and the GPUs'; None where the driver doesn't say."""
+
+    memory: int
+    gpu: int | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,30 @@ def look(folder: Path) -> ThisMachine:
     )
 
 
+def disk_free(folder: Path) -> int:
+    """Bytes free on the disk that ``folder`` lies on, or will lie on."""
+    here = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return shutil.disk_usage(here).free
+
+
+def held_by(process: int) -> Held:
+    """What a process of this machine keeps for itself."""
+    status = Path(f"/proc/{process}/status")
+    try:
+        found = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):  # it has just ended, or the system has no such files
+        found = {}
+    memory = sum(int(found[name].split()[0]) << 10 for name in OWN if name in found)
+    return Held(memory, read_use(_ask_nvidia(NVIDIA_USE), process))
+
+
+def read_use(answer: str, process: int) -> int | None:
+    """The bytes that nvidia-smi has a process use, on all GPUs; None where it doesn't name it."""
+    rows = [[part.strip() for part in line.split(",")] for line in answer.splitlines()]
+    found = [int(row[1]) << 20 for row in rows if len(row) == 2 and row[0] == str(process) and row[1].isdecimal()]
+    return sum(found) if found else None
+
+
 def read_gpus(answer: str) -> tuple[Gpu, ...]:
     """The GPUs of nvidia-smi's answer, whose memory is in MiB; a line without figures (a MIG parent) is left out."""
     rows = [[part.strip() for part in line.rsplit(",", 2)] for line in answer.splitlines()]
@@ -80,14 +115,12 @@ def last_lines(file: Path, count: int) -> str:
     return "\n".join(lines[1:][-count:] if start else lines[-count:])
 
 
-def _ask_nvidia() -> str:
-    command = shutil.which(NVIDIA_SMI[0])
+def _ask_nvidia(query: Sequence[str] = NVIDIA_SMI) -> str:
+    command = shutil.which(query[0])
     if command is None:
         return ""
     try:
-        said = subprocess.run(
-            [command, *NVIDIA_SMI[1:]], capture_output=True, text=True, timeout=NVIDIA_SECONDS, check=True
-        )
+        said = subprocess.run([command, *query[1:]], capture_output=True, text=True, timeout=NVIDIA_SECONDS, check=True)
     except (subprocess.SubprocessError, OSError):  # a driver that doesn't answer
         return ""
     return said.stdout

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from agents.sound import Line, Sound
 from app.checkpoints import find_checkpoints, on_servers
 from app.form import MOST_CANDIDATES, MOST_TAKES, Form, Mode, Quality, compose, length_of, level
-from app.jobs import LOCAL, SGLANG, Brief, Offload, Orientation, Step
+from app.jobs import LOCAL, SGLANG, Brief, Offload, Orientation, Preset, Step
 from app.servers import MODELS
 from app.settings import Settings
 from app.texts import Language, translated
@@ -91,6 +91,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     seed: Number | None = None
     takes: int = Field(1, ge=1, le=MOST_TAKES)
     offload: Offload | None = None
+    preset: Preset | None = None
     loudness: Annotated[Number, Field(ge=-70, le=0)] | None = None
     models: dict[Step, str] = {}
     sound: Sound = Sound()
@@ -201,7 +202,8 @@ def _form(recipe: Recipe, checkpoint: CheckpointInfo, settings: Settings) -> For
         review=bool(recipe.review),
         orientation=recipe.orientation or ("portrait" if height > width else "landscape"),
         seed="" if recipe.seed is None else str(recipe.seed),
-        offload=recipe.offload or (settings.offload if recipe.engine == LOCAL else "none"),
+        offload=recipe.offload or (settings.offload if recipe.engine == LOCAL else "auto"),
+        preset=recipe.preset or (settings.preset if recipe.engine == LOCAL else "exact"),
         loudness=level(loudness),
     )
 

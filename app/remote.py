@@ -75,7 +75,11 @@ SENTENCES: dict[str, tuple[Kind, str]] = {
     "no_shift": (Kind.SETTING, "An SGLang server takes no shifts. Leave them empty, or choose this machine."),
     "no_offload": (
         Kind.SETTING,
-        "Where an SGLang server keeps its weights is set when it starts. Choose no offload, or this machine.",
+        "Where an SGLang server keeps its weights is set when it starts. Choose auto, or this machine.",
+    ),
+    "no_preset": (
+        Kind.SETTING,
+        "An SGLang server computes as it was started. Choose exact, or this machine.",
     ),
     "no_fps": (Kind.SETTING, "An SGLang server takes whole frames per second only, not {fps}."),
 }

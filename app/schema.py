@@ -70,6 +70,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             remix_of TEXT
         ) WITHOUT ROWID""",
     ),
+    (
+        "ALTER TABLE timings ADD COLUMN preset TEXT NOT NULL DEFAULT 'exact'",
+        "ALTER TABLE timings ADD COLUMN plan TEXT NOT NULL DEFAULT ''",  # measured before there were plans
+        "DROP INDEX timings_by_clip",
+        "CREATE INDEX timings_by_clip ON timings (checkpoint, width, height, num_frames)",
+    ),
 )
 
 

@@ -85,7 +85,8 @@ def unable(brief: Brief) -> list[RemoteError]:
         "no_last_frame": brief.last_frame is not None,
         "no_bridge": spec.bridge_guidance_scale != 1.0,
         "no_shift": spec.video_shift is not None or spec.audio_shift is not None,
-        "no_offload": brief.offload != "none",
+        "no_offload": brief.offload not in ("auto", "none"),
+        "no_preset": brief.preset != "exact",
         "no_fps": spec.fps != round(spec.fps),
     }
     return [RemoteError(name, fps=f"{spec.fps:g}") for name, is_asked in asked.items() if is_asked]

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from agents.models import Endpoint
-from app.jobs import HUNG_SECONDS, Offload
+from app.jobs import HUNG_SECONDS, Offload, Preset
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ROOT / ".streamlit" / "secrets.toml"
@@ -64,7 +64,8 @@ class Settings(BaseSettings):
     checkpoint: Path | None = None
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    offload: Offload = "none"
+    offload: Offload = "auto"
+    preset: Preset = "exact"
     free_first_expert: bool = False
     watchdog_minutes: float = Field(HUNG_SECONDS / 60, gt=0)  # without a report, after which a job is said to hang
     loudness: float | None = Field(None, ge=-70, le=0)  # LUFS to level the sound to; None leaves it as it is

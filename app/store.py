@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from app import estimates, shelf
-from app.claims import agents_seconds, recent_timings
+from app.claims import agents_seconds, plans_measured, recent_timings
 from app.intake import Intake, Ticket, keep_ticket, known
-from app.jobs import FIRST_FRAME, LAST_FRAME, Brief, Draft, Found, Job, Mode, Offload, Place, Status, Wanted, Worker
+from app.jobs import FIRST_FRAME, LAST_FRAME, Brief, Draft, Found, Job, Mode, Place, Status, Wanted, Worker
 from app.records import BUSY_SECONDS, HERE, KEEP, SELECT, to_job
 from app.revisions import FIRST, LAST
 from app.schema import DATABASE, MIGRATIONS, StoreBusy, StoreError, transaction
@@ -270,19 +270,35 @@ class JobStore(Intake):
     # What is known about time and disk
 
     def timings(
-        self, checkpoint: str, spec: ClipSpec, offload: Offload, device: str | None = None
+        self, clip: estimates.Clip, device: str | None = None, plan: str | None = None
     ) -> estimates.Timings | None:
-        """What the last runs of such a clip took: any steps and guidance; on the device used last if None is named."""
-        clip = (checkpoint, spec.width, spec.height, spec.num_frames, offload)
-        with self._connect() as db:
-            return recent_timings(db, clip, device)
+        """What the last runs of such a clip took: any steps and guidance.
 
-    def expected(self, brief: Brief) -> estimates.Timings | None:
-        """What making this from the beginning takes, as far as every part of it was measured before."""
-        known = self.timings(Path(brief.checkpoint).name, brief.spec, brief.offload)
+        Without a device on the one used last; by the plan of that key, or without one by the plan used last.
+        """
         with self._connect() as db:
+            return recent_timings(db, clip, device, plan)
+
+    def expected(self, brief: Brief, plan: str | None = None) -> estimates.Timings | None:
+        """What making this from the beginning takes, as far as every part of it was measured before."""
+        with self._connect() as db:
+            known = recent_timings(db, estimates.clip_of(brief), plan=plan)
             agents = agents_seconds(db, brief, Draft(first_frame=brief.first_frame))
         return None if known is None or agents is None else known.model_copy(update={"agents": agents})
+
+    def measured_plans(self, brief: Brief) -> dict[str, dict[str, float]]:
+        """Key of a plan -> phase, or ``step`` for one of denoising -> the seconds that it took for such clips."""
+        with self._connect() as db:
+            found = plans_measured(db, estimates.clip_of(brief))
+        return {plan: estimates.by_phase(timings, brief.spec) for plan, timings in found.items()}
+
+    def last_attention(self) -> str | None:
+        """The attention kernel of the job that was run last by this machine's engine."""
+        row = self._one(
+            """SELECT json_extract(machine, '$.attention') AS kernel FROM jobs
+               WHERE json_extract(machine, '$.attention') IS NOT NULL ORDER BY started_at DESC LIMIT 1"""
+        )
+        return str(row["kernel"]) if row else None
 
     def finish_times(self, now: float | None = None) -> dict[str, float | None]:
         """When each job of the queue will be done (seconds since the epoch); None: not known yet, or paused."""
@@ -291,12 +307,12 @@ class JobStore(Intake):
         with self._connect() as db:
 
             @lru_cache
-            def of_clip(*clip: Any) -> estimates.Timings | None:
-                return recent_timings(db, clip, None)
+            def of_clip(clip: estimates.Clip, plan: str | None) -> estimates.Timings | None:
+                return recent_timings(db, clip, plan=plan)
 
             def of_job(job: Job) -> estimates.Timings | None:
-                spec = job.brief.spec
-                known = of_clip(job.checkpoint_name, spec.width, spec.height, spec.num_frames, job.brief.offload)
+                by = job.plan if job.status is Status.RUNNING else None  # the next one may be another
+                known = of_clip(estimates.clip_of(job.brief), by)
                 agents = agents_seconds(db, job.brief, job.draft)
                 return None if known is None or agents is None else known.model_copy(update={"agents": agents})
 

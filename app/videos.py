@@ -91,6 +91,7 @@ def video(
         "negative_prompt": spec.negative_prompt,
         "workflow": "full" if job.brief.full else "simple",
         "engine": job.brief.engine,
+        "preset": job.brief.preset,
         "inference_time_s": job.seconds if job.status is Status.DONE else None,
         "notes": [*notes, *(job.draft.rendered.notes if job.draft.rendered else ())],
     }
@@ -208,7 +209,8 @@ def _form(ask: Ask, checkpoint: CheckpointInfo, settings: Settings, orientation:
         video_shift=ask.video_shift,
         audio_shift=ask.audio_shift,
         seed="" if ask.seed is None else str(ask.seed),
-        offload=ask.offload or (settings.offload if ask.engine == LOCAL else "none"),
+        offload=ask.offload or (settings.offload if ask.engine == LOCAL else "auto"),
+        preset=ask.preset or (settings.preset if ask.engine == LOCAL else "exact"),
         loudness=level(loudness),
         first_frame_position=ask.first_frame_position,
         last_frame_position=ask.last_frame_position,

@@ -7,6 +7,8 @@ import streamlit as st
 from app import cards, ui
 from app.form import in_words
 from app.jobs import LAST_FRAME, Job, Rendered, Status
+from app.plans import kernel_name
+from app.texts import size
 from app.workflow import CLIP
 
 READABLE = 900  # pixels across, beyond which lines get too long
@@ -165,11 +167,16 @@ def show_making(job: Job) -> None:
         rows.append((ui.t("clip.took"), ui.clock(job.finished_at - job.started_at)))
     if job.device:
         rows.append((ui.t("clip.device"), job.device))
+    rows += plan_rows(job)
     for name, amount in job.peak_memory.items():
         label = ui.t(f"clip.memory_{name}") if name in MEMORY else ui.t("clip.memory_other", name=name)
-        rows.append((label, cards.size(amount)))
+        rows.append((label, size(amount)))
     st.header(ui.t("clip.making"), anchor=False)
     cards.show_facts(rows, ui.t("clip.making"))
+    told = job.draft.rendered.notes if job.draft.rendered else ()
+    for note in job.notes:
+        if note not in told:
+            st.caption(f":material/info: {ui.plain(ui.t_said(note))}")
     if job.progress and job.progress.seconds:
         times = [(ui.phase_name(phase), ui.took(seconds)) for phase, seconds in job.progress.seconds.items()]
         st.header(ui.t("clip.times"), anchor=False)
@@ -177,6 +184,19 @@ def show_making(job: Job) -> None:
     if log := store.log(job.id):
         with st.expander(ui.t("clip.log"), icon=":material/terminal:", key="job_log"):
             st.code(log, language=None, wrap_lines=True, height=300)
+
+
+def plan_rows(job: Job) -> list[tuple[str, str]]:
+    """By which plan the engine made it; nothing of a clip that was made before there were plans, or elsewhere."""
+    rows = []
+    if job.mode:
+        mode = ui.t(f"form.offload_{job.mode}")
+        rows.append((ui.t("clip.plan"), ui.t("clip.chosen", mode=mode) if job.brief.offload == "auto" else mode))
+    if job.attention:
+        rows.append((ui.t("clip.attention"), kernel_name(job.attention)))
+    if job.plan:
+        rows.append((ui.t("clip.plan_key"), " · ".join(job.plan.split("|"))))
+    return rows
 
 
 def show_clip(job: Job) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import casting, frames, serverdesk, sounddesk, ui
+from app import casting, frames, plandesk, serverdesk, sounddesk, ui
 from app.checkpoints import checkpoint_folder, on_servers
 from app.desk import put
 from app.drafts import fitting
@@ -14,7 +14,6 @@ from app.form import (
     LOUDNESS,
     MODES,
     MOST_TAKES,
-    OFFLOADS,
     ORIENTATIONS,
     QUALITIES,
     Form,
@@ -35,7 +34,8 @@ NOT_ON_SERVERS: dict[str, Any] = {  # field -> what stands for it where a server
     "bridge_guidance_scale": 1.0,
     "video_shift": None,
     "audio_shift": None,
-    "offload": "none",
+    "offload": "auto",
+    "preset": "exact",
     "last_frame": None,
 }
 EXAMPLES = {  # field -> its text as the form starts
@@ -60,7 +60,7 @@ def restore(found: dict[str, CheckpointInfo]) -> None:
         return
     chosen = draft.get("checkpoint")
     chosen = chosen if chosen in found else start_checkpoint(found)
-    start = {"offload": settings.offload, "loudness": level(settings.loudness)}
+    start = {"offload": settings.offload, "preset": settings.preset, "loudness": level(settings.loudness)}
     start |= {name: t(key) for name, key in EXAMPLES.items()}
     st.session_state.checkpoint = chosen
     checkpoint = found[chosen] if draft.get("engine", LOCAL) == LOCAL else on_servers(draft.get("model", ""))
@@ -216,7 +216,7 @@ def draw_advanced(checkpoint: CheckpointInfo) -> None:
                     st.number_input(
                         t(f"create.{key}"), value=None, step=0.5, key=key, placeholder=own, help=t("create.shift_help")
                     )
-        draw_machine()
+        draw_machine(checkpoint)
         st.text_area(t("create.negative_prompt"), key="negative_prompt", help=t("create.negative_prompt_help"))
         if not draw_refused("last_frame"):
             frames.draw("last_frame", size_of(checkpoint, st.session_state.orientation))
@@ -230,26 +230,20 @@ def draw_refused(key: str) -> bool:
     if shown == 0:
         return False
     with st.container(gap="xxsmall", key=f"{key}_refused"):
-        words = t("form.offload_none") if key == "offload" else "" if shown is None else f"{shown:g}"
+        words = t(f"form.{key}_{shown}") if isinstance(shown, str) else "" if shown is None else f"{shown:g}"
         st.text_input(t(f"create.{key}"), words, placeholder="–", disabled=True, key=f"{key}_on_servers")
         st.caption(f":material/block: {t(f'create.{key}_refused')}")
     return True
 
 
-def draw_machine() -> None:
+def draw_machine(checkpoint: CheckpointInfo) -> None:
     """Where and how the clip is made, and how loud it is in the end."""
     if not settings.sglang:
         serverdesk.choose_engine()
     if not draw_refused("offload"):
-        st.selectbox(
-            t("create.offload"),
-            OFFLOADS,
-            format_func={choice: t(f"form.offload_{choice}") for choice in OFFLOADS}.__getitem__,
-            key="offload",
-            help=t("create.offload_help"),
-        )
-        if not ui.has_gpu(settings.data, settings.device):
-            st.caption(f":material/info: {t('create.offload_no_gpu')}")
+        plandesk.choose_offload(checkpoint.path, outlooks(form_of(checkpoint)))
+    if not draw_refused("preset"):
+        plandesk.choose_preset(checkpoint.path)
     levels = {loudness: level_text(loudness) for loudness in (*LOUDNESS, st.session_state.loudness)}
     st.selectbox(
         t("create.loudness"),
@@ -258,6 +252,15 @@ def draw_machine() -> None:
         key="loudness",
         help=t("create.loudness_help"),
     )
+
+
+def brief_of(form: Form) -> Brief | list[str]:
+    return compose(form, data=settings.data, language=ui.language(), endpoints=settings.providers)
+
+
+def outlooks(form: Form) -> plandesk.Outlooks:
+    brief = brief_of(form)
+    return plandesk.outlooks_of(brief) if isinstance(brief, Brief) else {}
 
 
 def level_text(loudness: str) -> str:
@@ -309,7 +312,7 @@ def ask_to_start_over() -> None:
     ask()
 
 
-def draw_generate(brief: Brief | list[str], problems: list[str]) -> None:
+def draw_generate(brief: Brief | list[str], problems: list[str], outlook: plandesk.Outlook | None) -> None:
     clicked = st.button(
         t("create.generate"), key="generate", type="primary", icon=":material/play_arrow:", width="stretch"
     )
@@ -318,8 +321,7 @@ def draw_generate(brief: Brief | list[str], problems: list[str]) -> None:
             st.error(ui.plain(sentence), icon=":material/error:")
         return
     takes, numbers = st.session_state.takes, ui.summary(brief)
-    seconds = ui.expected_seconds(brief) if brief.engine == LOCAL else None
-    time = t("create.about_unknown") if seconds is None else t("create.about", time=ui.clock(seconds))
+    time = plandesk.time_in_words(brief, outlook)
     all_takes = numbers if takes == 1 else t("create.takes_are", takes=takes, summary=numbers)
     lines = [all_takes, time]
     if brief.full and takes > 1:
@@ -377,10 +379,9 @@ with making:
     form = form_of(checkpoint)
     places = frames.PLACES[:1] if is_remote() else frames.PLACES
     seen = [frames.as_seen(place, size_of(checkpoint, form.orientation)) for place in places]
-    draw_generate(
-        compose(form, data=settings.data, language=ui.language(), endpoints=settings.providers),
-        [frame.problem for frame in seen if frame.problem],
-    )
+    outlook = outlooks(form).get(form.offload)
+    plandesk.show_plan(checkpoint.path, form.engine, outlook, list(checkpoints.values()))
+    draw_generate(brief_of(form), [frame.problem for frame in seen if frame.problem], outlook)
     frames.watch_for_paste("first_frame")
 with ui.told():
     keep_draft()

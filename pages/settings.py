@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import cards, serverdesk, ui
+from app import cards, plantable, serverdesk, ui
 from app.checkpoints import checkpoint_folder
 from app.desk import probes
 from app.endpoints import Row, State, all_rows
@@ -15,12 +15,13 @@ from app.jobs import Mode
 from app.machine import ThisMachine, last_lines, look
 from app.origins import InForce, Origin, in_force
 from app.probes import Failed, Passed, Running
+from app.texts import size
 from app.worker import is_running
 from mova.layout import CheckpointInfo, ComponentInfo
 
 LOG_LINES = 200
-EXPLAINED = ("data", "host", "port", "checkpoint", "device", "dtype", "offload", "free_first_expert", "loudness")
-EXPLAINED += ("watchdog_minutes", "sglang_minutes")
+EXPLAINED = ("data", "host", "port", "checkpoint", "device", "dtype", "offload", "preset", "loudness")
+EXPLAINED += ("free_first_expert", "watchdog_minutes", "sglang_minutes")
 LOOK_SECONDS = 0.5  # between two looks at a test under way
 STATES = {  # State -> icon and colour
     State.KEY_SET: ("key", "green"),
@@ -210,7 +211,7 @@ def show_checkpoint(info: CheckpointInfo, place: int) -> None:
         st.error(ui.plain(ui.t_said(problem)), icon=":material/error:")
     if info.components:
         parameters = count_of(sum(component.parameters for component in info.components))
-        amount = cards.size(sum(component.bytes for component in info.components))
+        amount = size(sum(component.bytes for component in info.components))
         st.caption(ui.t("settings.checkpoint_summary", parameters=parameters, bytes=amount))
         with st.expander(
             ui.t("settings.components", name=ui.plain(info.name)),
@@ -240,7 +241,7 @@ def show_components(info: CheckpointInfo) -> None:
 def size_of(component: ComponentInfo) -> str:
     """Parameters, bytes and precision; the scheduler and the tokenizer have only bytes."""
     parameters = count_of(component.parameters) if component.parameters else ""
-    return " · ".join(filter(None, (parameters, cards.size(component.bytes), ", ".join(component.dtypes))))
+    return " · ".join(filter(None, (parameters, size(component.bytes), ", ".join(component.dtypes))))
 
 
 def count_of(parameters: int) -> str:
@@ -258,7 +259,7 @@ def show_machine() -> None:
         (ui.t("settings.memory"), free_of(found.memory_free, found.memory_total)),
     ]
     for index, gpu in enumerate(found.gpus):
-        free, total = cards.size(gpu.free), cards.size(gpu.total)
+        free, total = size(gpu.free), size(gpu.total)
         words = ui.t("settings.gpu_memory", name=gpu.name, free=free, total=total)
         rows.append((ui.t("settings.gpu", index=index), words))
     if not found.gpus:
@@ -272,15 +273,15 @@ def free_of(free: int | None, total: int | None) -> str:
     if total is None:
         return ui.t("settings.unknown")
     if free is None:
-        return cards.size(total)
-    return ui.t("settings.free_of", free=cards.size(free), total=cards.size(total))
+        return size(total)
+    return ui.t("settings.free_of", free=size(free), total=size(total))
 
 
 def show_disk() -> None:
     used = cards.usage()
     st.header(ui.t("settings.disk"), anchor=False)
     cards.show_facts(
-        [(ui.t(f"settings.usage_{name}"), cards.size(amount)) for name, amount in used.items()], ui.t("settings.disk")
+        [(ui.t(f"settings.usage_{name}"), size(amount)) for name, amount in used.items()], ui.t("settings.disk")
     )
     if st.button(
         ui.t("settings.purge"), key="purge", icon=":material/delete_forever:", disabled=not used.get("deleted")
@@ -290,7 +291,7 @@ def show_disk() -> None:
 
 @st.dialog(ui.t("settings.purge_title"), icon=":material/delete_forever:")
 def ask_to_purge(amount: int) -> None:
-    st.markdown(ui.t("settings.purge_warning", size=cards.size(amount)))
+    st.markdown(ui.t("settings.purge_warning", size=size(amount)))
     with st.container(horizontal=True, key="purge_answers"):
         if st.button(ui.t("settings.purge_confirm"), key="purge_confirm", type="primary", on_click=purge):
             st.rerun()
@@ -339,6 +340,7 @@ st.title(ui.t("nav.settings"), anchor=False)
 st.caption(ui.t("settings.about"))
 show_providers()
 serverdesk.show_servers()
+plantable.show_plans(ui.checkpoints(settings.data, settings.checkpoint))
 show_in_force()
 left, right = st.columns(2, gap="large")
 with left:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+GIGA, MEGA, KILO = 1 << 30, 1 << 20, 1 << 10
 SAID = ("library.", "agents.", "remote.")  # files of sentences that are made elsewhere, in English
 
 
@@ -42,6 +43,22 @@ def text(key: str, language: Language, **values: Any) -> str:
     return template.format(**values) if values else template
 
 
+def size(amount: int) -> str:
+    """Bytes for people: 940 KB, 12 MB, 3.4 GB."""
+    if amount >= GIGA:
+        return f"{amount / GIGA:.1f} GB"
+    return f"{amount / MEGA:.0f} MB" if amount >= MEGA else f"{amount / KILO:.0f} KB"
+
+
+def duration(seconds: float, language: Language) -> str:
+    """About so long: 0.8 s, 26 min, 2.5 h."""
+    if seconds < 99.5:
+        return text("common.seconds", language, seconds=f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:.0f}")
+    if seconds < 99.5 * 60:
+        return text("common.about_minutes", language, minutes=f"{seconds / 60:.0f}")
+    return text("common.about_hours", language, hours=f"{seconds / 3600:.1f}")
+
+
 @cache
 def catalogue() -> dict[str, dict[str, str]]:
     """Key -> language -> template, of every file beside this one."""
@@ -62,9 +79,14 @@ def translated(sentence: str, language: Language) -> str:
 
 
 def _word(value: str, language: Language) -> str:
-    """What stands in a sentence: a name that the library has words for, another sentence, or anything."""
+    """What stands in a sentence: a name that the library has words for, another sentence or a list, or anything."""
     entry = catalogue().get(f"library.{value}") if value.isidentifier() else None
-    return entry[language] if entry else translated(value, language)
+    if entry:
+        return entry[language]
+    parts = value.split(", ")
+    said = [translated(part, language) for part in parts]
+    every = all(new != old for new, old in zip(said, parts, strict=True))
+    return text("form.comma", language).join(said) if every else translated(value, language)
 
 
 @cache

@@ -155,6 +155,7 @@ SPEC = {
 @pytest.mark.parametrize("as_form", [True, False])
 def test_every_field_reaches_the_brief(api_at: httpx.Client, store: JobStore, as_form: bool) -> None:
     asked: Fields = {**SPEC, "prompt": "123", "offload": "layer", "loudness": -14, "first_frame_position": 20}
+    asked["preset"] = "light"
     asked |= {"size": "64x48", "model": "OpenMOSS-Team/mova-playground"}
     body: Fields = {"data": {name: str(value) for name, value in asked.items()}} if as_form else {"json": asked}
     if as_form:
@@ -167,6 +168,7 @@ def test_every_field_reaches_the_brief(api_at: httpx.Client, store: JobStore, as
     assert {name: getattr(job.brief.spec, name) for name in SPEC} == SPEC
     assert (job.brief.spec.width, job.brief.spec.height) == (64, 48)
     assert (job.brief.prompt, job.brief.offload, job.brief.loudness) == ("123", "layer", -14)
+    assert video["preset"] == job.brief.preset == "light"
     assert (job.brief.first_frame_position, job.brief.random_seed) == ((0.2, 0.2), False)
     assert job.brief.last_frame == f"jobs/{job.id}/last_frame.png"
     assert video["notes"] == []
@@ -179,7 +181,7 @@ def test_what_is_left_open_is_as_the_form_starts(api_at: httpx.Client, store: Jo
     assert videos[0]["seed"] != videos[1]["seed"], "an open seed is drawn"
     job = store.get(videos[0]["id"])
     assert job
-    assert job.brief.random_seed
+    assert (job.brief.random_seed, job.brief.offload, job.brief.preset) == (True, "auto", "exact")
     assert [video["queue_position"] for video in videos] == [0, 1]
 
 

@@ -17,6 +17,7 @@ import pytest
 from app import __main__ as program
 from app import worker
 from app.engines import LocalEngine
+from app.estimates import clip_of
 from app.jobs import Job, Kind, Mode, Progress, Status
 from app.schema import StoreBusy
 from app.settings import ROOT
@@ -356,4 +357,4 @@ def test_a_job_whose_checkpoint_has_gone(store: JobStore) -> None:
     assert (done.engine, done.device) == ("mova", "cpu")
     assert done.peak_memory["rss"] > MEGABYTE
     assert done.checkpoint_id
-    assert store.timings(done.checkpoint_name, done.brief.spec, "none", "cpu")
+    assert store.timings(clip_of(done.brief), "cpu")

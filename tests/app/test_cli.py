@@ -112,6 +112,7 @@ def test_a_recipe_becomes_a_job_for_each_take(run: Run, store: JobStore, recipe:
     assert [job.status for job in jobs] == [Status.QUEUED] * 2
     brief = jobs[0].brief
     assert (brief.prompt, brief.spec.num_inference_steps, brief.spec.num_frames) == ("A gull lands on a pier.", 3, 5)
+    assert (brief.offload, brief.preset) == ("auto", "exact")
     assert brief.first_frame == f"{jobs[0].folder}/first_frame.png", "relative to the recipe, copied to the job"
     assert (store.data / brief.first_frame).is_file()
 
@@ -142,12 +143,14 @@ def test_flags_make_a_job_without_a_recipe(run: Run, store: JobStore) -> None:
 def test_flags_overrule_a_recipe_and_leave_its_tables_otherwise(run: Run, store: JobStore, tmp_path: Path) -> None:
     text = 'idea = "A ball."\nseconds = 1\n[sound]\neffects = "a thud"\nambience = "a hall"\n'
     (job_id,) = run(
-        "submit", write(tmp_path / "r.toml", text), "--effects", "a squeak", "--size", "64x48", "--seed", "9"
+        *("submit", write(tmp_path / "r.toml", text), "--effects", "a squeak", "--size", "64x48", "--seed", "9"),
+        *("--offload", "component", "--preset", "light"),
     )
     job = store.get(job_id)
     assert job and job.brief.full
     assert (job.brief.full.sound.effects, job.brief.full.sound.ambience) == ("a squeak", "a hall")
     assert (job.brief.spec.width, job.brief.spec.height, job.brief.spec.seed) == (64, 48, 9)
+    assert (job.brief.offload, job.brief.preset) == ("component", "light")
 
 
 @pytest.mark.parametrize(
@@ -489,14 +492,15 @@ def test_a_recipe_for_a_server_asks_for_what_it_can_make(
     (job_id,) = run(*words, "sglang:big", "--checkpoint", "mova-720p", "--orientation", "portrait")
     job = store.get(job_id)
     assert job
-    assert (job.brief.engine, job.checkpoint_name, job.brief.offload) == ("sglang:big", "MOVA-720p", "none")
+    assert (job.brief.engine, job.checkpoint_name, job.brief.offload) == ("sglang:big", "MOVA-720p", "auto")
     assert (job.brief.spec.width, job.brief.spec.height) == (720, 1280)
     (job_id,) = run(*words, "sglang")
     assert (job := store.get(job_id)) and job.checkpoint_name == "MOVA-360p", "the playground is of this machine only"
     for flags, said in {
         ("--size", "64x48"): "A server with MOVA-360p makes 640x352 and 352x640, and no 64x48.",
         ("--video-shift", "3"): "An SGLang server takes no shifts.",
-        ("--offload", "layer"): "Choose no offload",
+        ("--offload", "layer"): "Choose auto",
+        ("--preset", "light"): "Choose exact",
         ("--checkpoint", "MOVA-playground"): "A server makes clips by MOVA-360p or MOVA-720p",
     }.items():
         run(*words, "sglang", *flags, status=WRONG_USE)

@@ -129,14 +129,9 @@ def test_a_gpu_that_torch_does_not_see_is_wrong() -> None:
     assert "can't compute: RuntimeError: no kernel image" in installed.engine(faulty, (CARD,), "auto").said
 
 
-def test_a_card_is_told_with_what_fits_on_it() -> None:
-    driver = Answer({"version": "580.1"})
-    sizes = {140: "offload none", 48: "offload component", 24: "offload layer"}
-    for size, words in sizes.items():
-        check = installed.gpu(replace(MACHINE, gpus=(replace(CARD, total=size * GIB),)), driver, CUDA)
-        assert check.state is State.OK
-        assert words in check.said
-        assert "driver 580.1" in check.said
+def test_a_card_is_told_with_its_memory() -> None:
+    check = installed.gpu(replace(MACHINE, gpus=(CARD,)), Answer({"version": "580.1"}), CUDA)
+    assert (check.state, check.said) == (State.OK, "NVIDIA H200, 140.0 GiB (138.0 GiB free); driver 580.1")
     failed = installed.gpu(MACHINE, Answer({}, "Driver/library version mismatch"), CPU)
     assert (failed.state, failed.said) == (State.WRONG, "nvidia-smi doesn't answer: Driver/library version mismatch")
     assert installed.gpu(MACHINE, Answer({}), CPU).state is State.ATTENTION
@@ -149,12 +144,12 @@ def test_an_encoder_that_is_missing_is_named() -> None:
 
 def test_a_kernel_that_cannot_be_imported_wants_attention() -> None:
     check = installed.attention(
-        CUDA, {"flash_attn": Answer({}, "undefined symbol"), "xformers": Answer({"version": "1"})}
+        CUDA, {"flash_attn_interface": Answer({}, "undefined symbol"), "sageattention": Answer({"version": "2.2"})}
     )
     assert check.state is State.ATTENTION
-    assert "flash_attn can't be imported: undefined symbol" in check.said
-    assert "xformers 1 (DIFFUSERS_ATTN_BACKEND=xformers uses it)" in check.said
-    assert "pip uninstall flash_attn" in check.remedy
+    assert "flash_attn_interface can't be imported: undefined symbol" in check.said
+    assert "sageattention 2.2 (SageAttention, used by the presets fast and fastest)" in check.said
+    assert "pip uninstall flash_attn_interface" in check.remedy
 
 
 def test_a_full_disk_is_wrong_and_a_fuller_one_worth_a_look() -> None:

@@ -51,15 +51,15 @@ def test_a_clips_time_is_the_sum_of_its_parts() -> None:
 
 def test_a_run_is_measured_whole_or_not_at_all() -> None:
     seconds = {"text": 1.0, "frame": 2.0, "denoising": 60.0, "decoding": 4.0, "writing": 5.0}
-    spec = make_brief(steps=STEPS).spec
+    brief = make_brief(steps=STEPS)
     done = Progress(phase="writing", step=1, total=1, seconds=seconds)
-    assert measured(done, spec) == TIMINGS.model_copy(update={"load": 0.0})
+    assert measured(done, brief) == TIMINGS.model_copy(update={"load": 0.0})
     loaded = done.model_copy(update={"seconds": seconds | {"loading": 100.0}})
-    assert measured(loaded, spec) == TIMINGS
+    assert measured(loaded, brief) == TIMINGS
     for phase in seconds:
         part = {name: value for name, value in seconds.items() if name != phase}
-        assert measured(done.model_copy(update={"seconds": part}), spec) is None
-    assert measured(None, spec) is None
+        assert measured(done.model_copy(update={"seconds": part}), brief) is None
+    assert measured(None, brief) is None
 
 
 def test_what_is_typical_is_the_median_and_a_load_that_was_one() -> None:

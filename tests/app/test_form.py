@@ -83,6 +83,7 @@ def test_what_is_no_number_of_the_clip_reaches_the_brief() -> None:
     form = simple(
         PLAYGROUND,
         offload="layer",
+        preset="fast",
         loudness="-14",
         seed="0",
         first_frame="drafts/a.png",
@@ -91,7 +92,7 @@ def test_what_is_no_number_of_the_clip_reaches_the_brief() -> None:
         last_frame_position=75,
     )
     brief = made(form)
-    assert (brief.offload, brief.loudness, brief.random_seed) == ("layer", -14, False)
+    assert (brief.offload, brief.preset, brief.loudness, brief.random_seed) == ("layer", "fast", -14, False)
     assert (brief.first_frame, brief.last_frame) == ("drafts/a.png", "drafts/b.png")
     assert (brief.first_frame_position, brief.last_frame_position) == ((0, 0), (0.75, 0.75))
 
@@ -154,7 +155,7 @@ def test_a_prompt_that_is_cut_is_told(prompt: str, long: bool) -> None:
 def test_settings_in_words_name_every_number(language: Language) -> None:
     brief = made(simple(PLAYGROUND, seed="42", video_shift=3, loudness="-14"))
     words = in_words(brief, language)
-    assert len(words) == 11
+    assert len(words) == 12
     for value in ("256 × 144", "25", "12", "2.08", "42", "3", "−14 LUFS", PLAYGROUND_NAME):
         assert any(value in said for said in words.values()), value
 
@@ -177,6 +178,7 @@ def test_a_brief_goes_back_into_the_form_as_it_was_filled_in(checkpoint: Checkpo
         seed="42",
         video_shift=4.0,
         offload="component",
+        preset="light",
         loudness="-23",
         first_frame_position=10,
         last_frame_position=90,
@@ -221,6 +223,7 @@ def test_an_empty_draft_is_the_form_as_it_starts() -> None:
         {"orientation": None},
         {"loudness": "loud"},
         {"offload": 3},
+        {"preset": "slow"},
         {"first_frame_position": 200},
         {"prompt": ["a", "list"]},
     ],

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from app.machine import Gpu, last_lines, look, read_gpus, read_meminfo
+import pytest
+
+from app.machine import Gpu, Held, disk_free, held_by, last_lines, look, read_gpus, read_meminfo, read_use
 
 
 def test_this_machine_has_memory_and_disk(tmp_path: Path) -> None:
@@ -19,6 +22,28 @@ def test_nvidia_smis_answer_is_read() -> None:
         Gpu("NVIDIA A100, PCIe", 10 << 20, 20 << 20),
     )
     assert read_gpus("") == ()
+
+
+def test_what_a_process_uses_of_the_gpus_is_read() -> None:
+    answer = "12, 1024\n345, 500\n12, 1\n345, [N/A]\n"
+    assert (read_use(answer, 12), read_use(answer, 345), read_use(answer, 1), read_use("", 12)) == (
+        1025 << 20,
+        500 << 20,
+        None,
+        None,
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells what a process holds")
+def test_what_a_process_holds_of_memory() -> None:
+    before = held_by(os.getpid()).memory
+    hoard = bytearray(64 << 20)
+    assert held_by(os.getpid()).memory - before > len(hoard) * 0.9
+    assert held_by(2**30) == Held(0, None), "there is no such process"
+
+
+def test_the_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert disk_free(tmp_path / "not" / "there") > 0
 
 
 def test_linux_memory_is_read() -> None:

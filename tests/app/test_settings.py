@@ -27,7 +27,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = load()
     assert (found.host, found.port, found.data) == ("127.0.0.1", 8501, tmp_path / "data")
-    assert (found.checkpoint, found.device, found.dtype, found.offload) == (None, "auto", "auto", "none")
+    assert (found.checkpoint, found.device, found.dtype, found.offload) == (None, "auto", "auto", "auto")
     assert (found.free_first_expert, found.loudness, found.watchdog_minutes) == (False, None, 10)
 
 
@@ -59,6 +59,7 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("device", "tpu"),
         ("dtype", "int8"),
         ("offload", "half"),
+        ("preset", "slow"),
         ("free_first_expert", "perhaps"),
         ("loudness", "3"),
         ("loudness", "nan"),

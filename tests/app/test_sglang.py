@@ -233,6 +233,7 @@ def test_a_size_that_its_model_does_not_make_is_refused_with_those_it_does(tmp_p
     [
         ({"last_frame": "x.png"}, "no_last_frame"),
         ({"offload": "layer"}, "no_offload"),
+        ({"preset": "light"}, "no_preset"),
         ({"spec": SPEC.model_copy(update={"bridge_guidance_scale": 3.5})}, "no_bridge"),
         ({"spec": SPEC.model_copy(update={"video_shift": 4.0})}, "no_shift"),
         ({"spec": SPEC.model_copy(update={"audio_shift": 4.0})}, "no_shift"),

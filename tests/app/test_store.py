@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sqlite3
 import time
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from app import estimates
-from app.estimates import Timings
+from app.estimates import Timings, clip_of
 from app.jobs import (
     HUNG,
     Brief,
@@ -541,36 +542,77 @@ def test_an_upload_stays_in_its_folder(store: JobStore, name: str) -> None:
 # Time and disk
 
 
-def run(store: JobStore, brief: Brief, denoising: float, device: str = "cpu", loading: float | None = None) -> None:
+def run(
+    store: JobStore,
+    brief: Brief,
+    denoising: float,
+    device: str = "cpu",
+    loading: float | None = None,
+    plan: str | None = None,
+) -> None:
     seconds = {"text": 1.0, "frame": 2.0, "denoising": denoising, "decoding": 4.0, "writing": 5.0}
     seconds |= {} if loading is None else {"loading": loading}
     job_id = store.submit(brief).id
     store.move(job_id, "first")
     store.claim()
-    store.report(job_id, Progress(phase="writing", step=1, total=1, seconds=seconds), Machine(device=device))
+    store.report(job_id, Progress(phase="writing", step=1, total=1, seconds=seconds), Machine(device=device, plan=plan))
     store.close(job_id, Status.DONE)
 
 
 def test_what_was_measured_is_told(store: JobStore, brief: Brief) -> None:
-    name, spec = "MOVA-playground", brief.spec
-    assert store.timings(name, spec, "none") is None
+    clip = clip_of(brief)
+    assert store.timings(clip) is None
     for denoising, loading in ((6.0, 30.0), (12.0, None), (18.0, None)):
         run(store, brief, denoising, loading=loading)
-    found = store.timings(name, spec, "none", "cpu")
+    found = store.timings(clip, "cpu")
     assert found == Timings(load=30, text=1, frame=2, per_evaluation=2, decode=4, write=5), "medians; 3 steps, 2 each"
-    assert store.timings(name, spec.model_copy(update={"num_inference_steps": 50, "seed": 1}), "none") == found
-    for other in ({"width": 80}, {"height": 64}, {"num_frames": 9}):
-        assert store.timings(name, spec.model_copy(update=other), "none") is None
-    assert store.timings(name, spec, "layer") is None
-    assert store.timings("another", spec, "none") is None
-    assert store.timings(name, spec, "none", "a GPU") is None
+    longer = brief.spec.model_copy(update={"num_inference_steps": 50, "seed": 1})
+    assert store.timings(clip_of(brief.model_copy(update={"spec": longer}))) == found
+    for other in (
+        {"width": 80},
+        {"height": 64},
+        {"num_frames": 9},
+        {"offload": "layer"},
+        {"preset": "light"},
+        {"checkpoint": "another"},
+    ):
+        assert store.timings(clip._replace(**other)) is None  # type: ignore[arg-type]
+    assert store.timings(clip, "a GPU") is None
 
 
 def test_without_a_device_the_one_used_last_counts(store: JobStore, brief: Brief) -> None:
     run(store, brief, 60.0, "cpu")
     run(store, brief, 6.0, "a GPU")
-    assert store.timings("MOVA-playground", brief.spec, "none").per_evaluation == 1  # type: ignore[union-attr]
-    assert store.timings("MOVA-playground", brief.spec, "none", "cpu").per_evaluation == 10  # type: ignore[union-attr]
+    assert store.timings(clip_of(brief)).per_evaluation == 1  # type: ignore[union-attr]
+    assert store.timings(clip_of(brief), "cpu").per_evaluation == 10  # type: ignore[union-attr]
+
+
+def test_each_plan_has_times_of_its_own(store: JobStore, brief: Brief) -> None:
+    """Whatever was asked for: *auto* and a mode that is named come to the same plan."""
+    layered, clip = brief.model_copy(update={"offload": "layer"}), clip_of(brief)
+    run(store, brief, 6.0, plan="streamed")
+    run(store, brief, 60.0, plan="resident")
+    run(store, layered, 12.0, plan="streamed")
+    by_plan = {plan: store.timings(clip, plan=plan) for plan in ("streamed", "resident", "never run")}
+    assert {plan: found and found.per_evaluation for plan, found in by_plan.items()} == {
+        "streamed": 1.5,
+        "resident": 10,
+        "never run": None,
+    }
+    assert store.timings(clip).per_evaluation == 10, "without a plan, the one that was used last"  # type: ignore[union-attr]
+    running = store.submit(layered).id
+    store.move(running, "first")
+    store.claim()
+    store.report(running, Progress(phase="text", step=0, total=1, seconds={"text": 0.0}), Machine(plan="resident"))
+    assert store.finish_times(1000.0)[running] == 1000 + 1 + 2 + 60 + 4 + 5, "what runs is of the plan that it runs by"
+
+
+def test_the_times_of_plans_are_told_a_step(store: JobStore, brief: Brief) -> None:
+    for denoising in (6.0, 12.0):
+        run(store, brief, denoising, plan="streamed")
+    run(store, brief, 60.0)
+    assert store.measured_plans(brief) == {"streamed": {"text": 1.0, "frame": 2.0, "step": 3.0, "decoding": 4.0}}
+    assert store.measured_plans(brief.model_copy(update={"checkpoint": "another"})) == {}
 
 
 def test_timings_outlive_their_job_and_failures_tell_none(store: JobStore, brief: Brief) -> None:
@@ -579,13 +621,13 @@ def test_timings_outlive_their_job_and_failures_tell_none(store: JobStore, brief
     progress = Progress(phase="writing", step=1, total=1, seconds=dict.fromkeys(estimates.PHASES, 1.0))
     store.report(job_id, progress, Machine(device="cpu"))
     store.close(job_id, Status.FAILED, FAILURE)
-    assert store.timings("MOVA-playground", brief.spec, "none") is None
+    assert store.timings(clip_of(brief)) is None
     run(store, brief, 6.0)
     for job in store.history():
         store.delete(job.id)
     store.purge(-1)
     assert store.history() == []
-    assert store.timings("MOVA-playground", brief.spec, "none")
+    assert store.timings(clip_of(brief))
 
 
 def test_the_queue_has_finish_times(store: JobStore, brief: Brief) -> None:
@@ -603,12 +645,14 @@ def test_the_queue_has_finish_times(store: JobStore, brief: Brief) -> None:
 def test_what_a_job_ran_on_is_kept(store: JobStore, brief: Brief) -> None:
     job_id = store.submit(brief).id
     store.claim()
-    machine = Machine(engine="mova", device="cpu", peak_memory={"rss": 5}, checkpoint_id="abc")
+    how = {"plan": "cpu|clip|exact", "mode": "none", "attention": "sdpa", "notes": ("It went on.",)}
+    machine = Machine(engine="mova", device="cpu", peak_memory={"rss": 5}, checkpoint_id="abc", **how)
     store.report(job_id, Progress(phase="text", step=0, total=1, seconds={"text": 2.5}), machine)
     store.report(job_id, Progress(phase="frame", step=0, total=1, seconds={"text": 2.5, "frame": 1.0}))
     job = store.get(job_id)
     assert job
     assert (job.engine, job.device, job.peak_memory, job.checkpoint_id) == ("mova", "cpu", {"rss": 5}, "abc")
+    assert {name: getattr(job, name) for name in how} == how
     assert (job.seconds, job.checkpoint_name) == (3.5, "MOVA-playground")
 
 
@@ -686,6 +730,47 @@ def test_a_store_of_version_1_keeps_its_jobs(tmp_path: Path) -> None:
     assert ids(iter(store.claim, None)) == ["b2", "a1"]
     with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_a_store_of_version_4_keeps_its_times(tmp_path: Path, brief: Brief) -> None:
+    """They have no plan: they tell of the mode that was asked for, and of *auto* until that has been measured."""
+    old, spec = brief.model_copy(update={"offload": "component"}), brief.spec
+    timings = Timings(text=1, frame=2, per_evaluation=7, decode=4, write=5)
+    with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as db:
+        for statement in (statement for statements in MIGRATIONS[:4] for statement in statements):
+            db.execute(statement)
+        db.execute("PRAGMA user_version = 4")
+        db.execute(
+            """INSERT INTO timings (checkpoint, width, height, num_frames, offload, device, timings)
+               VALUES (?, ?, ?, ?, ?, ?, ?)""",
+            (
+                "MOVA-playground",
+                spec.width,
+                spec.height,
+                spec.num_frames,
+                "component",
+                "a GPU",
+                timings.model_dump_json(),
+            ),
+        )
+        row = old.model_dump(mode="json", exclude={"preset"})
+        db.execute(
+            """INSERT INTO jobs (id, position, status, brief, draft, machine, created_at)
+               VALUES ('a1', 1, 'done', ?, '{}', '{"engine": "mova", "device": "a GPU"}', 1.0)""",
+            (json.dumps(row),),
+        )
+    store = JobStore(tmp_path)
+    assert (job := store.get("a1"))
+    assert (job.brief, job.device, job.plan, job.notes) == (old, "a GPU", None, ())
+    assert store.timings(clip_of(old)) == store.timings(clip_of(brief)) == timings
+    assert store.timings(clip_of(old), plan="never run") == timings, "the mode that the plan came to"
+    assert store.timings(clip_of(old.model_copy(update={"offload": "layer"}))) is None
+    assert store.timings(clip_of(old.model_copy(update={"preset": "light"}))) is None
+    assert store.measured_plans(brief) == {}
+    run(store, brief, 6.0, plan="streamed")
+    assert store.timings(clip_of(brief)).per_evaluation == 1  # type: ignore[union-attr]
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 

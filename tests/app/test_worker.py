@@ -12,6 +12,7 @@ import av
 import pytest
 
 from app import worker
+from app.estimates import clip_of
 from app.explain import explain
 from app.jobs import Kind, Mode, Progress, Status
 from app.schema import StoreBusy
@@ -147,11 +148,11 @@ def test_a_finished_step_has_a_pace(store: JobStore) -> None:
 
 def test_what_a_run_measured_is_kept(store: JobStore, start: Start) -> None:
     job = store.submit(make_brief())
-    assert store.timings(job.checkpoint_name, job.brief.spec, "none") is None
+    assert store.timings(clip_of(job.brief)) is None
     start(0.05)
     done = ended(store, job)
     assert (done.engine, done.device, done.peak_memory) == ("fake", DEVICE, {"rss": 1 << 20})
-    timings = store.timings(job.checkpoint_name, job.brief.spec, "none", DEVICE)
+    timings = store.timings(clip_of(job.brief), DEVICE)
     assert timings
     assert timings.per_evaluation >= 0.025, "a step of 0.05 s has two evaluations"
     assert done.seconds
@@ -317,16 +318,16 @@ ALLOCATOR = (
         (OSError(errno.ENOSPC, "No space left on device"), Kind.DISK_FULL, "The disk is full.", "Make room"),
         (_full(OSError(errno.ENOSPC, "No space left")), Kind.DISK_FULL, "The disk is full.", "Make room"),
         (MediaError("There are only 3 of 5 frames."), Kind.MEDIA, "There are only 3 of 5 frames.", "Try again"),
-        (MemoryError(), Kind.MEMORY, "ran out of memory", "by component"),
-        (RuntimeError(ALLOCATOR), Kind.MEMORY, "This machine ran out of memory.", "by component"),
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), Kind.MEMORY, "ran out of memory", "by component"),
+        (MemoryError(), Kind.MEMORY, "ran out of memory", "a lighter preset"),
+        (RuntimeError(ALLOCATOR), Kind.MEMORY, "This machine ran out of memory.", "a lighter preset"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), Kind.MEMORY, "ran out of memory", "a lighter preset"),
         (
             OutOfMemoryError("CUDA out of memory. Tried …"),
             Kind.GPU_MEMORY,
             "The GPU ran out of memory.",
-            "by component",
+            "a lighter preset",
         ),
-        (RuntimeError("CUDA error: out of memory"), Kind.GPU_MEMORY, "The GPU ran out of memory.", "by component"),
+        (RuntimeError("CUDA error: out of memory"), Kind.GPU_MEMORY, "The GPU ran out of memory.", "a lighter preset"),
         (KeyError("x"), Kind.UNKNOWN, "KeyError: 'x'", "bug report"),
         (ValueError(), Kind.UNKNOWN, "ValueError", "bug report"),
         (ValueError("'cuda' is not there."), Kind.SETTING, "'cuda' is not there.", "Change what it names"),

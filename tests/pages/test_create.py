@@ -19,7 +19,7 @@ from app.jobs import HUNG_SECONDS, Brief, Failure, Job, Kind, Progress, Rendered
 from app.settings import ROOT
 from app.store import JobStore
 from mova.playground import make_playground
-from tests.app.conftest import make_brief, picture
+from tests.app.conftest import found, make_brief, picture
 
 
 @pytest.fixture(autouse=True)
@@ -118,14 +118,14 @@ def test_every_setting_reaches_the_brief(page: AppTest, store: JobStore) -> None
     page.number_input(key="audio_shift").set_value(2.0)
     page.number_input(key="fps").set_value(24.0)
     page.text_input(key="seed").set_value("42")
-    page.selectbox(key="offload").set_value("layer")
+    page.selectbox(key="preset").set_value("light")
     page.text_area(key="negative_prompt").set_value("rain")
     brief = submitted(page, store)
     spec = brief.spec
     assert brief.prompt == "{A} gull; 海鸥 &amp; 🐦"
     assert (spec.width, spec.height, spec.num_frames, spec.fps, spec.num_inference_steps) == (144, 256, 25, 24, 10)
     assert (spec.guidance_scale, spec.bridge_guidance_scale, spec.video_shift, spec.audio_shift) == (3, 3.5, 4, 2)
-    assert (spec.seed, spec.negative_prompt, brief.offload, brief.random_seed) == (42, "rain", "layer", False)
+    assert (spec.seed, spec.negative_prompt, brief.preset, brief.random_seed) == (42, "rain", "light", False)
 
 
 def test_exact_frames_and_steps_overrule(page: AppTest, store: JobStore) -> None:
@@ -327,7 +327,7 @@ def test_every_failure_is_a_card_with_a_sentence_remedies_and_details(store: Job
     told = failures.TOLD
     assert (r"It \*broke\*\." in error.value) is (kind in told), "what the engine said is there where it tells more"
     assert (("检" in error.value) or ("，" in error.value) or ("。" in error.value)) is (locale == "zh-CN")
-    buttons = [name for name in failures.REMEDIES[kind] if page.button(key=f"{name}_{job.id}").label]
+    buttons = [name for name in failures.remedies(found(store, job)) if page.button(key=f"{name}_{job.id}").label]
     assert 1 <= len(buttons) <= 2
     assert page.code[0].value == "Traceback …"
 

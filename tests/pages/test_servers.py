@@ -20,7 +20,7 @@ from tests.app.conftest import wait_for
 from tests.app.stub import Stub, stub
 from tests.pages.stage import click, run, shown, visit
 
-REFUSED = ("bridge_guidance_scale", "video_shift", "audio_shift", "offload", "last_frame")
+REFUSED = ("bridge_guidance_scale", "video_shift", "audio_shift", "offload", "preset", "last_frame")
 
 
 @pytest.fixture
