@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test check fix golden
+.PHONY: run test check fix golden bench
 
 run: $(READY)
 	$(BIN)/python -m app
@@ -24,6 +24,10 @@ fix: $(READY)
 # The engine against golden tensors of the original: make golden GOLDEN=path/to/golden
 golden: $(READY)
 	$(BIN)/python -m tests.golden $(GOLDEN)
+
+# What the engine costs, counted and measured, as one table: make bench, or with options: make bench BENCH="--json bench.json"
+bench: $(READY)
+	$(BIN)/python -m tests.bench $(BENCH)
 
 # torch first and alone: a machine without an accelerator gets the build that fits it, and nothing else chooses for it.
 $(READY): pyproject.toml

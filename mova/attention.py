@@ -20,6 +20,7 @@ from mova import fused
 logger = logging.getLogger(__name__)
 
 NATIVE, CUDNN, FLASH_3 = "native", "_native_cudnn", "_flash_3"
+HALF_ONLY = (CUDNN, FLASH_3)
 HOPPER = (9, 0)
 
 
@@ -62,8 +63,7 @@ class KeyValue(NamedTuple):
 class MovaAttnProcessor:
     """Projects, normalises, turns, attends. ``set_attention`` sets the kernel here."""
 
-    _attention_backend = None
-    _parallel_config = None
+    _attention_backend: str | None = None
 
     def __call__(
         self, attn: Attention, x: Tensor, context: Tensor, rope: Rotary | None, context_rope: Rotary | None
@@ -75,10 +75,7 @@ class MovaAttnProcessor:
             query = rope.apply(query)
         if context_rope is not None:
             key = context_rope.apply(key)
-        out = dispatch_attention_fn(
-            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
-        return attn.o(out.flatten(-2))
+        return attn.o(attend(query, KeyValue(key, value), self._attention_backend).flatten(-2))
 
 
 class Attention(nn.Module, AttentionModuleMixin):
@@ -175,13 +172,14 @@ def chunks_of(length: int, size: int | None) -> list[slice]:
 def attend(query: Tensor, heard: KeyValue, backend: str | None = None) -> Tensor:
     """[B, L, heads, head_dim] of every ``query`` over all of ``heard``, by the kernel that ``backend`` names.
 
-    torch's own kernels take queries, keys and values as they lie; the dispatcher would copy all three for cuDNN.
+    torch's own kernels take queries, keys and values as they lie; the dispatcher would copy all three for cuDNN. What
+    is not in half precision is left to torch: the others don't take it.
     """
+    if backend in (None, NATIVE) or (backend in HALF_ONLY and query.dtype not in (torch.bfloat16, torch.float16)):
+        return _scaled_dot_product(query, heard)
     if backend == CUDNN:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             return _scaled_dot_product(query, heard)
-    if backend is None or backend == NATIVE:
-        return _scaled_dot_product(query, heard)
     return dispatch_attention_fn(query, *heard, backend=backend)
 
 

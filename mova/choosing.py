@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from mova.footprint import GB, MB, Case, Choice, all_packs, own_ram, packs, phase_ram, phase_terms, resident, total
+from mova.eightbit import SCALE_BYTES
+from mova.footprint import GB, MB, Case, Choice, all_packs, own_ram, phase_ram, phase_terms, resident, total
 from mova.resources import Resources
 from mova.times import beside_seconds, compute_seconds, rates_for
 
@@ -58,6 +59,8 @@ def vram_reserve(free: int) -> int:
 
 def choose(case: Case, resources: Resources, offload: str) -> Choice | Shortfall:
     """The first that fits, from the most comfortable one on; if none does, by how much the thriftiest doesn't."""
+    if (written := to_be_made(case)) > resources.disk_free:
+        return Shortfall("loading", "disk", written, resources.disk_free)
     budget = budget_of(resources)
     fitting: Choice | Shortfall = Shortfall("denoising", "vram", 0, 0)
     for wanted in _choices(case, budget, offload):
@@ -76,6 +79,14 @@ def lower(case: Case, choice: Choice, phase: str) -> Choice | None:
     return None
 
 
+def to_be_made(case: Case) -> int:
+    """Bytes of 8-bit weights that must be written to the disk first; 0 if they are there, or not wanted."""
+    if case.preset.weights == "stored" or case.preset.weights in case.model.quantised:
+        return 0
+    towers = [weights for tower in case.model.experts for weights in tower.all]
+    return sum(part.matrices + SCALE_BYTES * part.rows for part in (*towers, *case.model.bridge.blocks))
+
+
 def shown_chunk(case: Case, size: int | None) -> int | None:
     """A chunk of all tokens is none."""
     return None if size is None or size >= case.shape.video else size
@@ -83,7 +94,7 @@ def shown_chunk(case: Case, size: int | None) -> int | None:
 
 def file_bytes(case: Case) -> int:
     """Bytes of files that a step reads: an expert's layers and what else it needs."""
-    return sum(packs(case, text_kv=True)[0]) + resident(case)
+    return sum(case.packs[True][0]) + resident(case)
 
 
 def _choices(case: Case, budget: Budget, offload: str) -> Iterator[Choice]:
@@ -124,7 +135,7 @@ def _most_slots(case: Case, budget: Budget, layers: int) -> int:
     """As many as there is room for, at most all of one expert's; ``SLOTS`` even if there isn't."""
     smallest = _plain(case, SLOTS, CHUNK, text_kv=True)
     room = budget.vram - total(phase_terms(case, smallest)["denoising"])
-    more = sorted(packs(case, text_kv=True)[0], reverse=True)[SLOTS:layers]
+    more = sorted(case.packs[True][0], reverse=True)[SLOTS:layers]
     slots = SLOTS
     for pack in more:
         room -= pack

@@ -54,14 +54,24 @@ class Case:
         return SIZES.get(self.dtype) or round(rest.bytes / rest.elements)
 
     @cached_property
-    def weights_apart(self) -> tuple[tuple[Weights, ...], tuple[Weights, ...]]:
-        """Each joint layer's weights, but for what only reading a text needs of it; and that."""
+    def packs(self) -> dict[bool, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Whether the text is kept -> bytes of each layer's pack, and of its "text" pack."""
         expert, audio, bridge = self.model.experts[0], self.model.audio, self.model.bridge
         paired = 0 if self.audio_stays else audio.layers
         towers = [[expert, audio] if layer < paired else [expert] for layer in range(expert.layers)]
         layers = [sum((t.blocks[i] for t in both), bridge.at(i)) for i, both in enumerate(towers)]
         texts = [sum((t.texts[i] for t in both), Weights()) for i, both in enumerate(towers)]
-        return tuple(layers), tuple(texts)
+        together = [layer + text for layer, text in zip(layers, texts, strict=True)]
+        apart = tuple(map(self.packed, layers)), tuple(map(self.packed, texts))
+        return {True: apart, False: (tuple(map(self.packed, together)), ())}
+
+    @cached_property
+    def converted_bytes(self) -> int:
+        """Bytes of RAM that all weights take of their own because they aren't used as they are stored."""
+        model = self.model
+        towers = [weights for tower in (*model.experts, model.audio) for weights in tower.all]
+        others = (*model.bridge.blocks, model.bridge.rest, model.text.weights, model.vae.weights)
+        return sum(map(self.converted, (*towers, *others)))
 
     @property
     def audio_stays(self) -> bool:
@@ -74,6 +84,10 @@ class Case:
         if size := SIZES.get(self.dtype):
             kept, matrices = size * (weights.elements - weights.matrices), size * weights.matrices
         return kept + (matrices if self.preset.weights == "stored" else weights.matrices + SCALE_BYTES * weights.rows)
+
+    def packed(self, weights: Weights) -> int:
+        """Bytes of a pack of ``weights``."""
+        return self.held(weights) + (ALIGNMENT - 1) * weights.tensors
 
     def converted(self, weights: Weights) -> int:
         """Bytes of RAM that ``weights`` take of their own because they aren't used as they are stored."""
@@ -97,14 +111,6 @@ class Choice:
     kept: bool = False
 
 
-def packs(case: Case, *, text_kv: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Bytes of an expert's packs: of each layer, and of each layer's "text" pack (none without ``text_kv``)."""
-    layers, texts = case.weights_apart
-    if text_kv:
-        return tuple(_packed(case, layer) for layer in layers), tuple(_packed(case, text) for text in texts)
-    return tuple(_packed(case, layer + text) for layer, text in zip(layers, texts, strict=True)), ()
-
-
 def shelf(case: Case, count: int, *, text_kv: bool) -> int:
     """Bytes of ``count`` places for packs: as many of an expert's largest, or all of both (``shelves.fit_places``)."""
     every = all_packs(case, text_kv=text_kv)
@@ -114,7 +120,7 @@ def shelf(case: Case, count: int, *, text_kv: bool) -> int:
 
 def all_packs(case: Case, *, text_kv: bool) -> tuple[int, ...]:
     """Bytes of every pack of both experts, who have the same shapes."""
-    blocks, texts = packs(case, text_kv=text_kv)
+    blocks, texts = case.packs[text_kv]
     return (*blocks, *texts) * 2
 
 
@@ -214,12 +220,9 @@ def kept_weights(case: Case) -> int:
 
 def own_ram(case: Case, choice: Choice) -> int:
     """Bytes of RAM that this process can't share with the system's memory of files, whatever the phase."""
-    model = case.model
     count = len(all_packs(case, text_kv=choice.text_kv))
     buffers = shelf(case, choice.buffers, text_kv=choice.text_kv) + PAGE * min(choice.buffers, count)
-    towers = [weights for tower in (*model.experts, model.audio) for weights in tower.all]
-    others = (*model.bridge.blocks, model.bridge.rest, model.text.weights, model.vae.weights)
-    return PROCESS[case.device] + buffers + sum(map(case.converted, (*towers, *others))) + sound_ram(case)
+    return PROCESS[case.device] + buffers + case.converted_bytes + sound_ram(case)
 
 
 def phase_ram(case: Case, choice: Choice) -> dict[str, int]:
@@ -330,7 +333,3 @@ def _eight_bit(case: Case, rows: int) -> int:
 def _lent(case: Case, choice: Choice, weights: int) -> int:
     """Weights that come to the device for a phase."""
     return 0 if choice.kept or case.device == "cpu" else weights
-
-
-def _packed(case: Case, weights: Weights) -> int:
-    return case.held(weights) + (ALIGNMENT - 1) * weights.tensors

@@ -35,6 +35,7 @@ def use(*, compiled: bool, devices: frozenset[str] = frozenset({"cuda"})) -> Non
     _Choice.devices = devices if compiled else frozenset()
 
 
+@cache
 def can_compile(device: torch.device) -> bool:
     """Whether kernels can be made for ``device``, where that pays: Triton, a C compiler and what both need are there.
 
@@ -179,7 +180,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     signs = 2 * torch.arange(2, device=x.device) - 1  # [-1, 1]
     cos, sin = (table.unsqueeze(-1) if interleaved else table.unflatten(-1, split) for table in (cos, sin))
     turned = pairs * cos + pairs.flip(axis) * (sin * (signs if interleaved else signs.unsqueeze(-1)))
-    return turned.flatten(-2).to(x.dtype)
+    return turned.to(x.dtype).flatten(-2)
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mova.eightbit import is_matrix
+from mova.eightbit import KINDS, default_store, is_matrix, outdated
 from mova.layout import WEIGHTED, CheckpointError, Tensor, inspect_checkpoint, read_json, read_model_index, read_weights
 
 DTYPE_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "I8": 1}
@@ -36,7 +36,14 @@ class Weights:
     rows: int = 0
 
     def __add__(self, other: Weights) -> Weights:
-        return Weights(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        return Weights(
+            self.tensors + other.tensors,
+            self.elements + other.elements,
+            self.bytes + other.bytes,
+            self.matrices + other.matrices,
+            self.matrix_bytes + other.matrix_bytes,
+            self.rows + other.rows,
+        )
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,9 @@ def read_model(checkpoint: Path | str) -> Model:
     read_model_index(folder)
     configs = {name: read_json(folder / name / "config.json") for name in WEIGHTED}
     headers = {name: _merged(read_weights(folder / name).values()) for name in WEIGHTED}
-    return model_from(inspect_checkpoint(folder).name, configs, headers, folder)
+    model = model_from(inspect_checkpoint(folder).name, configs, headers, folder)
+    made = tuple(kind for kind in KINDS if (default_store(folder) / kind).is_dir() and not outdated(folder, kind))
+    return replace(model, quantised=made)
 
 
 def model_from(

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from mova.choosing import budget_of, file_bytes, vram_reserve
+from mova.choosing import budget_of, file_bytes, to_be_made, vram_reserve
 from mova.footprint import (
     Case,
     Choice,
@@ -84,18 +84,10 @@ def _on_files(case: Case, choice: Choice, resources: Resources) -> Iterator[Reas
 
 
 def _on_dtype(case: Case) -> Iterator[Reason]:
-    towers = [weights for tower in (*case.model.experts, case.model.audio) for weights in tower.all]
-    if converted := sum(map(case.converted, towers)):
-        yield reason("converted", dtype=case.dtype, weights=converted)
-    if case.preset.weights != "stored" and case.preset.weights not in case.model.quantised:
-        yield reason("make-weights", written=eight_bit_bytes(case))
-
-
-def eight_bit_bytes(case: Case) -> int:
-    """Bytes that the 8-bit weights of all components take on the disk."""
-    blocks = [weights for tower in case.model.experts for weights in tower.all]
-    weights = (*blocks, *case.model.bridge.blocks)
-    return sum(part.matrices + 4 * part.rows for part in weights)
+    if case.converted_bytes:
+        yield reason("converted", dtype=case.dtype, weights=case.converted_bytes)
+    if written := to_be_made(case):
+        yield reason("make-weights", written=written)
 
 
 def _on_computing(case: Case, choice: Choice, resources: Resources) -> Iterator[Reason]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mova.cards import GEFORCE, HOPPER, Rates, rates_of
 from mova.costs import Flops, reading_flops, shape_of, step_flops
-from mova.footprint import FLOAT32, Case, Choice, all_packs, packs, resident
+from mova.footprint import FLOAT32, Case, Choice, all_packs, resident
 from mova.resources import Card
 from mova.vae_costs import (
     condition_groups,
@@ -105,7 +105,7 @@ def carried(case: Case, choice: Choice) -> tuple[int, int]:
 
     Of k places two are on the move and the others keep what they hold (``mova.shelves``).
     """
-    blocks, _ = packs(case, text_kv=choice.text_kv)
+    blocks, _ = case.packs[choice.text_kv]
     layers, mean = len(blocks), sum(blocks) / len(blocks)
     missed = 0 if choice.slots >= layers else layers - choice.slots + 2
     absent = 0 if choice.buffers >= layers or not missed else max(1, missed - choice.buffers + 2)

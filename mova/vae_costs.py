@@ -16,9 +16,11 @@ from mova.spec import FRAME_GROUP
 
 FLOAT32 = 4
 CACHED = 2  # frames that a causal convolution remembers
-TILED = 2  # changes of resolution next to the picture that are computed in tiles, see ``mova.vae_tiles``
+TILED = 2  # changes of resolution next to the picture that tiles are computed through, see ``mova.vae_tiles``
 MIDDLE = 12  # maps of the smallest level that live in the middle: a residual block, or queries, keys and values
 AUDIO_KERNEL = 7
+GIVEN = 2  # times that a group of pictures lives on its way into the encoder
+SLACK = 1.04  # of the decoder, for what is small: outputs of tiles, norms, latents
 SOUND_MAPS = 5
 AUDIO_UNITS = 3  # residual units a block of DAC, each of a wide and a pointwise convolution
 # Maps that a residual block reads and writes, counted with ``mova.meter``: two norms in float32, activations, what
@@ -146,15 +148,15 @@ def decode_bytes(
     """
     levels = decoder_levels(vae, height, width)
     small, large = levels[:-TILED], levels[-TILED:]
-    first, last = levels[0], levels[-1]
+    first, given, last = levels[0], small[-1], levels[-1]
     cut = decoder_cut(vae, height, width, tile)
     remembered = float(_remembered(small, vae.z_dim + 4 * first.channels_in, first))
     remembered += (cut.largest if waiting else cut.seen) * _remembered(large, last.channels, last)
-    given = large[0].channels_in * large[0].frames * large[0].height * large[0].width
-    narrow = max(MIDDLE * first.channels_in * first.pixels, *(_decoder_peak(level) for level in small))
-    wide = given + cut.largest * max(_decoder_peak(level) for level in large)
+    narrow = max(MIDDLE * first.channels_in * first.pixels, *(_peak(level) for level in small))
+    enlarged = max(_doubling(level) for level in (given, *large))
+    wide = given.map + cut.largest * max(enlarged, *(_peak(level) for level in large))
     shown = vae.channels * FRAME_GROUP * last.height * last.width
-    return math.ceil(size * (remembered + max(narrow, wide) + shown)) + 3 * FLOAT32 * shown
+    return math.ceil(SLACK * size * (remembered + max(narrow, wide) + shown)) + 3 * FLOAT32 * shown
 
 
 def encode_bytes(
@@ -168,10 +170,10 @@ def encode_bytes(
     remembered = float(_remembered(small, 5 * last.channels, last))
     remembered += (cut.largest if waiting else cut.seen) * _remembered(large, vae.channels, first)
     made = small[0].channels_in * small[0].frames * small[0].height * small[0].width
-    narrow = max(MIDDLE * last.channels * last.pixels, *(_encoder_peak(level) for level in small))
-    wide = cut.largest * max(_encoder_peak(level) for level in large)
-    shown = vae.channels * FRAME_GROUP * height * width
-    return math.ceil(size * (remembered + made + max(narrow, wide) + shown)) + FLOAT32 * shown
+    narrow = max(MIDDLE * last.channels * last.pixels, *(_peak(level) for level in small))
+    wide = cut.largest * max(_peak(level) for level in large)
+    given = vae.channels * FRAME_GROUP * height * width
+    return math.ceil(size * (remembered + made + max(narrow, wide) + GIVEN * given)) + FLOAT32 * given
 
 
 def waiting_bytes(vae: VideoVae, height: int, width: int, size: int, tile: int | None) -> int:
@@ -184,7 +186,7 @@ def waiting_bytes(vae: VideoVae, height: int, width: int, size: int, tile: int |
 def decoder_cut(vae: VideoVae, height: int, width: int, tile: int | None) -> Cut:
     """How the decoder's large pictures are cut. ValueError if a tile would be all margin."""
     large = decoder_levels(vae, height, width)[-TILED:]
-    return _cut(height, width, tile, _Margin(_decoder_reach(large), into=1, out=1 << (TILED - 1)))
+    return _cut(height, width, tile, _Margin(_decoder_reach(large), into=1, out=1 << TILED))
 
 
 def encoder_cut(vae: VideoVae, height: int, width: int, tile: int | None) -> Cut:
@@ -210,7 +212,7 @@ def sound_bytes(sound: AudioVae, steps: int) -> int:
     for rate in sound.rates:
         channels, length = channels // 2, length * rate
         largest = max(largest, channels * length)
-    return FLOAT32 * (SOUND_MAPS * largest + 2 * sound.latent_dim * steps)
+    return FLOAT32 * (SOUND_MAPS * largest + 2 * sound.latent_dim * steps + sound.dim)
 
 
 @dataclass(frozen=True)
@@ -243,9 +245,9 @@ def _cut_side(length: int, tile: int | None, margin: _Margin) -> Cut:
 
 def _decoder_reach(levels: list[Level]) -> int:
     """Pixels of the input that a pixel of the result can see: a convolution sees one further, doubling halves it."""
-    reach = 1 + 2 * levels[-1].blocks
-    for level in reversed(levels[:-1]):
-        reach = -(-(reach + 1) // 2) + 2 * level.blocks
+    reach = 1
+    for level in reversed(levels):
+        reach = -(-(reach + 2 * level.blocks + 1) // 2)
     return reach
 
 
@@ -256,17 +258,17 @@ def _encoder_reach(levels: list[Level]) -> int:
     return reach + 1
 
 
-def _decoder_peak(level: Level) -> int:
-    """Elements. In a residual block live the level's input, the block's, an activation, the same with the frames
-    before it appended, that padded, and what is remembered; doubling the picture goes by way of float32.
+def _peak(level: Level) -> float:
+    """Elements that live in a residual block.
+
+    Its input, an activation, the same with the frames before it appended, that padded, and what is remembered anew.
     """
-    block = level.map * (5 + 6 / level.frames)
-    doubling = 10 * level.map * (2 if level.in_time else 1) if level.resampled else 0
-    return math.ceil(max(block, doubling))
+    return level.map * (4 + 6 / level.frames)
 
 
-def _encoder_peak(level: Level) -> int:
-    return math.ceil(level.map * (4 + 6 / level.frames))
+def _doubling(level: Level) -> float:
+    """Elements that live while a level's pictures are doubled: copied as they lie, and by way of float32."""
+    return 9 * level.map * (2 if level.in_time else 1) if level.resampled else 0
 
 
 def _remembered(levels: list[Level], others: int, at: Level) -> int:

@@ -37,8 +37,8 @@ class VaeKernels(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in (F.conv2d, F.conv3d) and _is_slow(args[0]):
-            return _convolve(*args, **kwargs)
+        if func in (F.conv2d, F.conv3d) and len(args) == 7 and _for_onednn(args[0]):
+            return _convolve(*args)
         if func is F.normalize and kwargs["p"] == 2 and kwargs["out"] is None:
             return self._normalise(args[0], kwargs["dim"], kwargs["eps"])
         if func is F.interpolate and self._is_copy(args[0]) and DOUBLING.items() <= kwargs.items():
@@ -57,8 +57,8 @@ class VaeKernels(TorchFunctionMode):
         return x.dtype is torch.float32 and self.dtype is not torch.float32
 
 
-def _is_slow(x: Tensor) -> bool:
-    """Whether torch might not choose oneDNN for a convolution of ``x`` though it could."""
+def _for_onednn(x: Tensor) -> bool:
+    """Whether oneDNN can convolve ``x``, be it torch's choice or not."""
     mkldnn = torch.backends.mkldnn
     return x.device.type == "cpu" and x.dtype is torch.float32 and mkldnn.is_available() and bool(mkldnn.enabled)
 
@@ -72,6 +72,7 @@ def _convolve(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
+    """As ``nn.Conv3d`` and ``nn.Conv2d`` call their functions: every argument in its place."""
     return torch.mkldnn_convolution(x.contiguous(), weight.contiguous(), bias, padding, stride, dilation, groups)
 
 

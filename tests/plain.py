@@ -1,6 +1,6 @@
 """The plain path: both towers evaluated as the formulas are written down, one branch after the other.
 
-It is what the engine's evaluation is compared with, in its numbers and in its speed: nothing is cached, shared, fused or
+The evaluation is compared with it, in its numbers and in its speed: nothing is cached, shared, fused or
 done in place. It takes the weights from the engine's modules, and none of their code.
 """
 

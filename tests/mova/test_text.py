@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mova.checkpoint import load_component, load_tokenizer
-from mova.text import clean_prompt, encode_prompt, token_count
+from mova.text import clean_prompt, encode_prompt, look_up, token_count
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,22 @@ def test_repeats_stand_beside_their_prompt(playground: Path) -> None:
     assert made.shape[:2] == (4, 9)
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[1], made[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_table_of_tokens_is_read_where_it_is(playground: Path, dtype: torch.dtype) -> None:
+    tokenizer, encoder = load_tokenizer(playground), load_component(playground, "text_encoder", dtype)
+    lent: list[object] = []
+    hook = encoder.shared.register_forward_pre_hook(lambda module, _args: lent.append(module))
+    made = encode_prompt(tokenizer, encoder, ["the red ball"], max_sequence_length=9)
+    assert lent == []  # who lends modules while they compute doesn't lend this one
+    tokens = tokenizer(["the red ball"], padding="max_length", max_length=9, return_tensors="pt")
+    with torch.no_grad():
+        whole = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    assert lent == [encoder.shared]
+    hook.remove()
+    assert torch.equal(made[0, :4], whole[0, :4])
+    assert torch.equal(look_up(encoder, tokens.input_ids), encoder.shared(tokens.input_ids))
 
 
 def test_five_thousand_words_are_cut_at_512_tokens(playground: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName
 
-from mova.attention import Attention
+from mova import attention
+from mova.attention import Attention, choose_attention, chunks_of, set_attention
 from mova.audio_dit import WanAudioModel
 from mova.bridge import STRATEGIES, DualTowerConditionalBridge, interaction_layers
 from mova.joint import JointTransformer
@@ -231,14 +231,90 @@ def test_bfloat16_stays_bfloat16_and_near() -> None:
         assert (coarse.float() - fine).square().mean().sqrt() < 0.05 * fine.square().mean().sqrt()
 
 
-def test_the_attention_kernel_is_the_dispatchers_to_choose() -> None:
-    model = video_tower()
-    model.set_attention_backend("_native_math")
-    backends = {module.processor._attention_backend for module in model.modules() if isinstance(module, Attention)}
-    assert backends == {AttentionBackendName._NATIVE_MATH}
-    torch.testing.assert_close(
-        model(wave(1, 36, 3, 4, 6), torch.tensor([700.0]), wave(1, 7, 12)),
-        pinned_outputs()["video"],
-        atol=1e-5,
-        rtol=1e-4,
-    )
+def backends(model: Any) -> dict[str, str | None]:
+    modules = model.named_modules()
+    return {name: module.processor._attention_backend for name, module in modules if isinstance(module, Attention)}
+
+
+@pytest.mark.parametrize("name", ["native", "_native_math"])
+def test_a_kernel_that_is_set_is_used_by_forward_and_by_evaluate(name: str) -> None:
+    model, inputs = joint(), joint_inputs(1)
+    expected = model(*inputs, video_fps=24.0)
+    set_attention(model, name)
+    assert set(backends(model).values()) == {name}
+    for result in (
+        model(*inputs, video_fps=24.0),
+        model.evaluate(*inputs[:4], [(model.read(inputs[4]), True)], video_fps=24.0)[0],
+    ):
+        for one, other in zip(result, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_kernel_for_self_attention_only() -> None:
+    model = joint()
+    set_attention(model.video_dit, "_native_math", self_attention_only=True)
+    chosen = {name for name, backend in backends(model).items() if backend is not None}
+    assert chosen == {f"video_dit.blocks.{layer}.self_attn" for layer in range(3)}
+
+
+def test_a_kernel_that_nobody_knows_is_named() -> None:
+    with pytest.raises(ValueError, match="'fastest'"):
+        set_attention(joint(), "fastest")
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        ((), "native"),
+        (("_flash_3", "_native_cudnn"), "native"),  # neither works here
+        (("_flash_3", "_native_math"), "_native_math"),
+        (("_native_flash",), "_native_flash"),
+    ],
+)
+def test_a_kernel_is_chosen_only_if_it_works(
+    candidates: tuple[str, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_candidates", lambda _device: candidates)
+    assert choose_attention(torch.device("cpu")) == chosen
+
+
+def test_a_kernel_that_gives_other_numbers_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = attention.attend
+
+    def attend(query: Any, heard: Any, backend: str | None = None) -> torch.Tensor:
+        return right(query, heard) + (0.1 if backend == "_native_math" else 0)
+
+    monkeypatch.setattr(attention, "_candidates", lambda _device: ("_native_math",))
+    monkeypatch.setattr(attention, "attend", attend)
+    assert choose_attention(torch.device("cpu")) == "native"
+
+
+@pytest.mark.parametrize("name", ["_flash_3", "_native_cudnn"])
+def test_full_precision_is_left_to_torch_by_kernels_that_know_half_only(name: str) -> None:
+    model, inputs = joint(), joint_inputs(1)
+    expected = model(*inputs, video_fps=24.0)
+    set_attention(model, name)
+    assert all(torch.equal(*pair) for pair in zip(model(*inputs, video_fps=24.0), expected, strict=True))
+
+
+def test_without_a_hopper_nothing_is_tried() -> None:
+    assert choose_attention(torch.device("cpu")) == "native"
+    assert list(attention._candidates(torch.device("cpu"))) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "expected"),
+    [
+        (10, None, [10]),
+        (10, 10, [10]),
+        (10, 99, [10]),
+        (10, 9, [5, 5]),
+        (10, 4, [4, 4, 2]),
+        (43_120, 4096, [3920] * 11),
+        (7, 1, [1] * 7),
+    ],
+)
+def test_chunks_are_even(length: int, size: int | None, expected: list[int]) -> None:
+    chunks = chunks_of(length, size)
+    assert [chunk.stop - chunk.start for chunk in chunks] == expected
+    assert [chunk.start for chunk in chunks] == [sum(expected[:index]) for index in range(len(expected))]
