@@ -13,8 +13,9 @@ from mova.times import beside_seconds, compute_seconds, rates_for
 OFFLOADS = ("auto", "none", "component", "layer")
 # What the driver keeps for a context, and what an allocator can't use between its blocks.
 CONTEXT, FRAGMENTS = 600 * MB, 0.05
-# What other programs should find.
-OTHERS, OTHERS_SHARE = 1 * GB, 0.05
+# What other programs should find: a share of what is free, and no more than so much.
+OTHERS_SHARE, OTHERS = 0.1, 2 * GB
+UNKNOWN = 1 << 60  # where the system doesn't say what it has, nothing is refused for it
 
 SLOTS, FEWEST = 3, 2  # of two, one is computed with while the other is filled; a third evens out what varies
 CHUNK = 4096  # tokens: matrices of this many rows are as fast as any
@@ -49,7 +50,8 @@ def budget_of(resources: Resources) -> Budget:
     """What is free, less a reserve."""
     card = resources.card
     vram = 0 if card is None else card.free - vram_reserve(card.free)
-    return Budget(max(0, vram), max(0, resources.ram_free - OTHERS - int(OTHERS_SHARE * resources.ram_free)))
+    ram = resources.ram_free - min(OTHERS, int(OTHERS_SHARE * resources.ram_free))
+    return Budget(max(0, vram), ram if resources.ram_total else UNKNOWN)
 
 
 def vram_reserve(free: int) -> int:

@@ -83,25 +83,26 @@ def normed_rope(
         interleaved: how channels are paired, see there.
         out: where the result goes, [B, L, heads, dim / heads]; it is written, not read.
     """
-    tensors = [tensor for tensor in (x, weight, cos, sin, out) if tensor is not None]
+    tensors = (x, weight, cos, sin, out)
     if has_torch_function(tensors):
         arguments = (x, weight, eps, heads, cos, sin)
         return handle_torch_function(normed_rope, tensors, *arguments, interleaved=interleaved, out=out)
     if _compiles(x):
         formula = _compiled(_normed_rope, x.shape[-1], x.dtype, heads, cos is None, interleaved, out is None)
         return formula(x, weight, eps, heads, cos, sin, interleaved, out)
-    split = x.unflatten(-1, (heads, -1))
-    for rows in _blocks(x):
-        _norm(x[:, rows], weight, eps)
-        if cos is not None and sin is not None:
-            _turn(split[:, rows], cos[rows], sin[rows], interleaved)
+    split = x.view(*x.shape[:-1], heads, -1)
+    if x.numel() <= BLOCK:
+        _norm_and_turn(x, split, weight, eps, cos, sin, interleaved)
+    else:
+        for rows in _blocks(x):
+            turns = (None, None) if cos is None or sin is None else (cos[rows], sin[rows])
+            _norm_and_turn(x[:, rows], split[:, rows], weight, eps, *turns, interleaved)
     return split if out is None else out.copy_(split)
 
 
 def gated_add(x: Tensor, gate: Tensor | None, y: Tensor) -> Tensor:
     """``x`` += gate * y, in place; ``gate`` (1 if None) is broadcast over x. The memory of ``y`` is given up."""
-    tensors = (x, y) if gate is None else (x, gate, y)
-    if has_torch_function(tensors):
+    if has_torch_function((x, gate, y)):
         return _overridden(gated_add, x, gate, y)
     if gate is None:
         return x.add_(y)
@@ -183,6 +184,15 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     return turned.to(x.dtype).flatten(-2)
 
 
+def _norm_and_turn(
+    x: Tensor, split: Tensor, weight: Tensor, eps: float, cos: Tensor | None, sin: Tensor | None, interleaved: bool
+) -> None:
+    """The same in place; ``split`` is the view of ``x`` by heads."""
+    _norm(x, weight, eps)
+    if cos is not None and sin is not None:
+        _turn(split, cos, sin, interleaved)
+
+
 def _norm(x: Tensor, weight: Tensor, eps: float) -> None:
     """RMSNorm in place; ``x`` [B, n, dim]."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -197,8 +207,9 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> None:
     if interleaved and wide.is_cpu and wide.dtype is torch.float32 and half % COMPLEX_LANES == 0:
         torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(torch.complex(cos, sin))
     else:
-        one, other = (wide[..., 0::2], wide[..., 1::2]) if interleaved else (wide[..., :half], wide[..., half:])
-        cos, sin = cos[..., :half], sin[..., :half]
+        one, other = wide.unflatten(-1, (half, 2)).unbind(-1) if interleaved else wide.chunk(2, dim=-1)
+        if not interleaved:
+            cos, sin = cos[..., :half], sin[..., :half]
         across, back = other * sin, one * sin
         one.mul_(cos).sub_(across)
         other.mul_(cos).add_(back)

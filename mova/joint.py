@@ -150,14 +150,16 @@ class JointTransformer(nn.Module):
             before_layer: is told each layer before its pack is asked for; an exception raised there ends it all.
             reuse: may leave out the video's layers after the first; "audio" packs are asked for then.
         """
-        video_t, video_t_mod = self.video_dit.embed_time(timestep)
-        audio_t, audio_t_mod = self.audio_dit.embed_time(audio_timestep)
-        start, grid = self._embed(latents, audio_latents)
-        moment = Moment(grid, self._tables_for(grid, start, video_fps), video_t_mod, audio_t_mod, token_chunk)
-        evaluation = Evaluation(self, moment, branches, lend=lend, before_layer=before_layer, reuse=reuse)
-        pairs = evaluation.run(start)
-        del start
-        return [self._project(pairs.pop(0), video_t, audio_t, moment) for _ in branches]
+        with torch.inference_mode():  # it spares a small operation a tenth of its time
+            video_t, video_t_mod = self.video_dit.embed_time(timestep)
+            audio_t, audio_t_mod = self.audio_dit.embed_time(audio_timestep)
+            start, grid = self._embed(latents, audio_latents)
+            moment = Moment(grid, self._tables_for(grid, start, video_fps), video_t_mod, audio_t_mod, token_chunk)
+            evaluation = Evaluation(self, moment, branches, lend=lend, before_layer=before_layer, reuse=reuse)
+            pairs = evaluation.run(start)
+            del start
+            predictions = [self._project(pairs.pop(0), video_t, audio_t, moment) for _ in branches]
+        return [(video.clone(), audio.clone()) for video, audio in predictions]  # tensors like all others
 
     def packs(self, expert: str, *, cached_text: bool, audio_apart: bool = False) -> dict[Part, list[Tensor]]:
         """Which weights travel under which key, in the order in which ``evaluate`` asks for them; "text" packs last.

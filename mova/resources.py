@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.free,memory.total,compute_cap", "--format=csv,noheader")
 NVIDIA_SECONDS = 5.0
@@ -79,13 +81,18 @@ def parse_cards(answer: str, visible: str | None = None) -> tuple[Card, ...]:
 
 
 def read_memory(groups: Path = GROUPS) -> tuple[int, int]:
-    """(free, total) bytes of RAM; in a container what its limit leaves. (0, 0) where the system doesn't say."""
+    """(free, total) bytes of RAM; in a container what its limit leaves.
+
+    macOS has no figure for what is free: half is taken for it. (0, 0) where a system says nothing at all.
+    """
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         free, total = parse_meminfo(meminfo.read_text(encoding="ascii"))
         limit, used = _limit(groups)
         return (free, total) if limit is None else (max(0, min(free, limit - used)), min(total, limit))
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # macOS has no figure for what is free
+    if os.name == "nt":
+        return _windows_memory()
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return total // 2, total
     return 0, 0
@@ -130,6 +137,24 @@ def _limit(groups: Path) -> tuple[int | None, int]:
     lines = stat.read_text().splitlines() if stat.is_file() else []
     cached = sum(int(value) for name, _, value in (line.partition(" ") for line in lines) if name == "inactive_file")
     return int(limit.read_text()), max(0, int(used.read_text()) - cached)
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows' sysinfoapi.h."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        *((name, ctypes.c_uint64) for name in ("total", "available", "total_page", "available_page")),
+        *((name, ctypes.c_uint64) for name in ("total_virtual", "available_virtual", "extended_virtual")),
+    )
+
+
+def _windows_memory() -> tuple[int, int]:
+    status = _MemoryStatus()
+    status.length = ctypes.sizeof(status)
+    kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009  there on Windows alone
+    return (int(status.available), int(status.total)) if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else (0, 0)
 
 
 def _mebibytes(text: str) -> int:

@@ -246,8 +246,8 @@ def rotary_from_angles(angles: Tensor) -> Rotary:
 
 def _modulations(modulation: Tensor, t_mod: Tensor) -> tuple[Tensor, ...]:
     """[1, n, dim] + [B, n, dim] to n tensors [B, 1, dim]; + [B, L, n, dim] to n tensors [B, L, dim]."""
-    parts = (modulation.to(t_mod.dtype) + t_mod).unbind(-2)
-    return tuple(part.unsqueeze(1) if t_mod.ndim == 3 else part for part in parts)
+    parts = modulation.to(t_mod.dtype) + t_mod
+    return (parts.unsqueeze(-2) if t_mod.ndim == 3 else parts).unbind(1 if t_mod.ndim == 3 else 2)
 
 
 def refuse_unsupported(**flags: bool) -> None:

@@ -41,7 +41,7 @@ from tests.speed import (
     step_against_plain,
 )
 
-SECTION = "Measured on this CPU, as a share of another time of this run"
+SECTION = "Measured on this CPU, as a share of another time of this run; steps on one thread"
 EXPERT = "video_dit"
 TINY_CLIP = ClipSpec(height=32, width=48, num_frames=5, fps=24)
 SMALL_CLIP = ClipSpec(height=128, width=176, num_frames=17, fps=24)  # 440 tokens
@@ -67,17 +67,27 @@ def everything(options: argparse.Namespace) -> Iterator[Result]:
 def times(*, compiled: bool = False) -> Iterator[Result]:
     """Every part that is timed on the CPU."""
     parts: dict[str, Callable[[], Iterator[Figure]]] = {
-        "a step, 96/72 wide, 3 + 2 layers": lambda: against_plain(made(96, 72, 24), TINY_CLIP, 1 / 1.6),
-        "a step, 384/288 wide, 3 + 2 layers": lambda: against_plain(made(384, 288, 96), SMALL_CLIP, 0.85, rounds=7),
-        "a step of the playground": lambda: against_plain(playground(), TINY_CLIP),
-        "a step, streamed": lambda: against_resident(made(384, 288, 96), SMALL_CLIP),
+        "a step, 96/72 wide": lambda: alone(against_plain(made(96, 72, 24), TINY_CLIP, 1 / 1.6)),
+        "a step, 384/288 wide": lambda: alone(against_plain(made(384, 288, 96), SMALL_CLIP, 0.85, rounds=7)),
+        "a step of the playground": lambda: alone(against_plain(playground(), TINY_CLIP)),
+        "a step, streamed": lambda: alone(against_resident(made(384, 288, 96), SMALL_CLIP)),
         "a layer, 5120/1536 wide, 440 tokens": lambda: real_width(5, 0.87),
         "a layer, 5120/1536 wide, 880 tokens": lambda: real_width(10, 0.90),
     }
     if compiled:
-        parts["a step, compiled"] = lambda: against_formulas(made(384, 288, 96), SMALL_CLIP)
+        parts["a step, compiled"] = lambda: alone(against_formulas(made(384, 288, 96), SMALL_CLIP))
     for name, part in parts.items():
         yield from guarded(SECTION, name, part)
+
+
+def alone(part: Iterator[Figure]) -> Iterator[Figure]:
+    """On one thread: small operations on several measure how these wait for each other on a machine that is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield from part
+    finally:
+        torch.set_num_threads(threads)
 
 
 def against_plain(

@@ -13,14 +13,14 @@ from mova.bench.sizes import GB, LARGE, PF, SMALL, TB, Size
 from mova.costs import shape_of
 from mova.model import Model
 from mova.plan import plan_for
-from mova.resources import Card, Resources
+from mova.plan_text import CARDS, GIB, machine
 
 CHUNK = 4096  # video tokens at a time, where memory is short
 # What is aimed at, as shares of the original's figures.
 BLOCK_SHARE, CHUNKED_SHARE, TRAFFIC_SHARE, STREAMED_SHARE, KEPT_SHARE = 0.39, 0.27, 0.45, 0.50, 0.44
 # And as they are: waits for the device, copies, pinned bytes / weights, frames encoded.
 SYNCS, COPIES, PINNED_SHARE, FRAMES = 4, 45, 1.02, 117
-# (offload mode, GB of VRAM, GB of RAM) of the plans that are shown.
+# (offload mode, GiB of VRAM, GiB of RAM) of the plans that are shown.
 MACHINES = (
     ("auto", 8, 32),
     ("auto", 12, 32),
@@ -128,20 +128,14 @@ def streaming_figures(model: Model, size: Size, section: str) -> Iterator[Figure
     yield from (row(name, way.device_bytes) for name, way in ways.items())
 
 
-def plan_figures(model: Model, size: Size, section: str, offload: str, vram: float, ram: float) -> Iterator[Figure]:
+def plan_figures(model: Model, size: Size, section: str, offload: str, vram: int, ram: int) -> Iterator[Figure]:
     """What a plan holds as counted, beside what it expects and what there is."""
-    plan = plan_for(model, size.spec, resources(vram, ram), offload=offload, device="cuda")
+    plan = plan_for(model, size.spec, machine(CARDS[vram], ram), offload=offload, device="cuda")
     held = simulate(model, size.spec, plan)
     expected = {phase.name: phase.vram for phase in plan.phases}
-    row = Row(section, f"{offload}, {vram:g} GB, RAM {ram:g} GB", "GB", GB)
+    row = Row(section, f"{offload}, {vram} GB, RAM {ram} GB", "GB", GB)
     for phase, bytes_held in held.items():
         note = f"planned {expected[phase] / GB:.2f}" if phase in expected else ""
-        yield row(phase, bytes_held.device, vram * GB, note)
+        yield row(phase, bytes_held.device, vram * GIB, note)
     note = f"{plan.offload}, {plan.slots} slots, {plan.buffers} buffers, {plan.token_chunk or 'all'} tokens at a time"
-    yield row("RAM for layers", held["denoising"].host, ram * GB, note)
-
-
-def resources(vram: float, ram: float) -> Resources:
-    """A machine with so many GB, all of them free, and a card that is no particular one."""
-    card = Card(f"a card of {vram:g} GB", int(vram * GB), int(vram * GB), (8, 9))
-    return Resources(card, int(ram * GB), int(ram * GB), int(1000 * GB))
+    yield row("RAM for layers", held["denoising"].host, ram * GIB, note)

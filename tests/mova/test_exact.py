@@ -344,3 +344,12 @@ def test_a_text_that_is_not_cached_holds_no_keys() -> None:
     text = joint().read(prompts()[True], cached=False)
     assert isinstance(text, TextContext)
     assert text.heard is None
+
+
+def test_a_prediction_is_a_tensor_like_others() -> None:
+    video, audio = evaluate(joint(), larger(), branches(joint(), "one"))[0]
+    weight = torch.ones(1, requires_grad=True)
+    with torch.enable_grad():
+        ((weight * video).mean() + (weight * audio).mean()).backward()  # a teacher's, say
+    video += 1
+    assert weight.grad is not None

@@ -153,7 +153,7 @@ def test_more_ram_is_never_slower() -> None:
         plan_for(MODEL, ClipSpec(), on(24, ram, disk_speed=0.2e9)).step_seconds or 0 for ram in range(10, 130, 6)
     ]
     assert seconds == sorted(seconds, reverse=True)
-    assert seconds[0] > 1.5 * seconds[-1], "a slow disk sets the pace until RAM holds the layers"
+    assert seconds[0] > 1.3 * seconds[-1], "a slow disk sets the pace until RAM holds the layers"
 
 
 def test_what_fits_also_fits_with_fewer_frames() -> None:
@@ -263,6 +263,11 @@ def test_on_the_cpu_weights_are_used_where_they_are() -> None:
         plan_for(MODEL, SIZES["720p"], on(0, 8))
     assert caught.value.memory == "ram"
     remedied(caught.value, SIZES["720p"], on(0, 8))
+
+
+def test_a_system_that_does_not_say_what_it_has_is_trusted() -> None:
+    silent = replace(on(12), ram_free=0, ram_total=0)
+    assert plan_for(MODEL, ClipSpec(), silent).slots == plan_for(MODEL, ClipSpec(), on(12)).slots
 
 
 def test_a_dtype_that_is_not_stored_takes_ram() -> None:
