@@ -21,6 +21,7 @@ from mova.video_dit import WanModel
 
 TRAINED = (*EXPERTS, "audio_dit", "dual_tower_bridge")
 BRIDGE = "dual_tower_bridge"
+SHARED = ("audio_dit.", f"{BRIDGE}.")  # prefixes of what both experts use
 
 
 class JointExperts(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -114,8 +114,11 @@ class Order:
         return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
 
 
-def read_batches(samples: Samples, order: Order, first: int, *, workers: int = 0) -> Iterator[Batch]:
-    """The batches from number ``first`` on, without end, read ahead by ``workers`` processes if there are any."""
+def read_batches(samples: Samples, order: Order, first: int, *, workers: int = 0) -> Generator[Batch, None, None]:
+    """The batches from number ``first`` on, without end, read ahead by ``workers`` processes if there are any.
+
+    Close it to end those processes.
+    """
     loader = DataLoader(
         _Gathered(samples),
         batch_sampler=_Endless(order, first),
@@ -123,7 +126,6 @@ def read_batches(samples: Samples, order: Order, first: int, *, workers: int = 0
         num_workers=workers,
         # Its own, or starting to read would draw from the generator that the model's dropout draws from.
         generator=torch.Generator().manual_seed(order.seed),
-        multiprocessing_context="spawn" if workers else None,
     )
     yield from loader
 
