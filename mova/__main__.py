@@ -39,16 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (CheckpointError, DoesNotFit, LoraError, MediaError, TrainingError, ValidationError, ValueError, OSError) as error:
+    except (
+        CheckpointError,
+        DoesNotFit,
+        LoraError,
+        MediaError,
+        TrainingError,
+        ValidationError,
+        ValueError,
+        OSError,
+    ) as error:
         sentences = problems(error) if isinstance(error, ValidationError) else [str(error)]
         print("\n".join(f"mova: {sentence}" for sentence in sentences), file=sys.stderr)
         return EXIT_WRONG_INPUT
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not have been imported
             raise
-        print(
-            f"mova: out of memory. Try a smaller clip, or --preset light. ({error})", file=sys.stderr
-        )
+        print(f"mova: out of memory. Try a smaller clip, or --preset light. ({error})", file=sys.stderr)
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt:
         print("mova: stopped; nothing was written.", file=sys.stderr)
@@ -273,7 +280,9 @@ def _add_machine(group: Any) -> None:
     group.add_argument(
         "--offload", choices=OFFLOADS, default="auto", help="where weights wait (default: auto, what fits)"
     )
-    group.add_argument("--preset", choices=tuple(PRESETS), default="exact", help="what is given up for speed and memory")
+    group.add_argument(
+        "--preset", choices=tuple(PRESETS), default="exact", help="what is given up for speed and memory"
+    )
     group.add_argument("--free-first-expert", action="store_true", help="drop the first video expert once it is done")
 
 

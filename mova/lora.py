@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mova.lora_choice import LoraChoice, Strengths
-from mova.lora_files import Base, LoraError
+from mova.lora_files import ADAPTED, Base, LoraError
 from mova.lora_tensors import Lora, Pair, load_lora
 from mova.quantised import QuantisedLinear
 
@@ -70,7 +70,7 @@ def combined(parts: Sequence[Part], components: Callable[[str], nn.Module]) -> C
                 _check(lora, component, layers.get(path), path, pair)
                 if strength := strengths.of(component) * pair.scale:
                     found.setdefault(component, {}).setdefault(path, []).append((pair, strength))
-    return {name: {path: _change(pairs) for path, pairs in part.items()} for name, part in found.items()}
+    return {name: {path: _change(pairs) for path, pairs in found[name].items()} for name in ADAPTED if name in found}
 
 
 def apply(module: nn.Module, changes: Mapping[str, Change], dtype: torch.dtype) -> ExitStack:

@@ -40,7 +40,7 @@ def merge_checkpoint(
     """
     read_model_index(checkpoint)
     parts = read_parts(choices, base_of(checkpoint))
-    changes = combined(parts, lambda name: _shapes_of(checkpoint, name))
+    changes = combined(parts, lambda name: shapes_of(checkpoint, name))
     if not changes:
         raise LoraError("These LoRAs change nothing at these strengths: the checkpoint would be the same.")
     _refuse_without_room(checkpoint, target)
@@ -64,7 +64,8 @@ def merge_checkpoint(
     return tuple(changes)
 
 
-def _shapes_of(checkpoint: Path, name: str) -> nn.Module:
+def shapes_of(checkpoint: Path, name: str) -> nn.Module:
+    """Component ``name`` of ``checkpoint`` without weights: names and shapes, on the meta device."""
     return build_component(name, read_json(checkpoint / name / "config.json"), checkpoint / name / "config.json")
 
 
