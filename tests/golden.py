@@ -34,6 +34,7 @@ from mova.guidance import guidance
 from mova.joint import JointTransformer
 from mova.layout import read_json
 from mova.lora_choice import LoraChoice, Strengths
+from mova.lora_names import TARGETS
 from mova.media import to_pcm16
 from mova.model import EXPERTS
 from mova.picture import fit_picture
@@ -354,7 +355,7 @@ def _(case: Case) -> Results:
 
 
 def _single_step(towers: list[Any], case: Case) -> tuple[Tensor, Tensor]:
-    args = case.inputs_of["args"]
+    args = {**case.inputs_of["args"], **case.args}
     return JointTransformer(*towers)(
         case.input("visual_latents"),
         case.input("audio_latents"),
@@ -745,6 +746,18 @@ def interaction_errors(root: Path) -> list[str]:
     return wrong
 
 
+def target_errors(root: Path) -> list[str]:
+    """Where the released recipe adapts other layers than ours."""
+    wrong = []
+    for file in sorted((root / "lora").glob("*_injected_layers.json")):
+        checkpoint = root / "ckpt" / file.name.removesuffix("_injected_layers.json")
+        for name, golden in json.loads(file.read_text(encoding="utf-8"))["default_of_pipeline"].items():
+            paths = [path for path, _ in component(checkpoint, name).named_modules()]
+            if {path for path in paths if re.fullmatch(TARGETS[name], path)} != set(golden):
+                wrong.append(f"{file.name}: {name}")
+    return wrong
+
+
 def schedule_errors(root: Path) -> list[str]:
     """Where a learning rate isn't the original's. Left out: its low-memory trainer, which starts from 0 and has a pi of
     its own, and what its cosine does after the last step, which is to rise again."""
@@ -781,8 +794,10 @@ def main() -> int:
     print(*(f"FAIL interaction layers {row}" for row in wrong), sep="\n" if wrong else "")
     off = schedule_errors(options.folder)
     print(*(f"FAIL learning rate {row}" for row in off), sep="\n" if off else "")
+    others = target_errors(options.folder)
+    print(*(f"FAIL layers of LoRAs {row}" for row in others), sep="\n" if others else "")
     print(f"{passed} within tolerance, {len(failed)} not")
-    return 1 if failed or wrong or off else 0
+    return 1 if failed or wrong or off or others else 0
 
 
 if __name__ == "__main__":

@@ -75,13 +75,18 @@ def read_clip(path: Path, sample_rate: int, *, allow_silent: bool = False) -> Ra
         ClipError: unreadable, no picture, no sound, silent, or of a size or length that the model doesn't take.
     """
     with _reading(path), av.open(str(path)) as container:
+        if not container.streams.video and not container.streams.audio:
+            raise _damaged(path, "nothing is in it")
         for kind, streams in (("picture", container.streams.video), ("sound", container.streams.audio)):
             if not streams:
                 raise ClipError(f"{path.name} has no {kind}. MOVA learns both together; take it out, or add one.")
         fps = float(container.streams.video[0].average_rate or 0)
+        promised = container.streams.video[0].frames  # 0 where the format doesn't say
         frames, pieces, delay = _decode(container, sample_rate)
     if not len(frames) or not fps:
         raise ClipError(f"{path.name} has no picture. Take it out, or write it again.")
+    if len(frames) < promised:
+        raise _damaged(path, f"{len(frames)} of its {promised} frames are there")
     _check_shape(path, len(frames), *frames[0].shape[:2])
     wanted = int(sample_rate * len(frames) / fps)
     audio = _placed(pieces, round(delay * sample_rate))
@@ -165,7 +170,10 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, av.FFmpegError) as error:
-        raise ClipError(
-            f"{path.name} can't be read as a clip ({error.strerror or error}). It may be damaged; write it again, or "
-            "take it out."
-        ) from error
+        raise _damaged(path, str(error.strerror or error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ClipError:
+    return ClipError(
+        f"{path.name} can't be read as a clip ({reason}). It may be damaged; write it again, or take it out."
+    )

@@ -112,7 +112,7 @@ class Trainer:
         self._resume()
 
     def run(self, on_progress: OnProgress = no_progress) -> None:
-        """Train up to ``recipe.steps``.
+        """Train up to ``recipe.steps``. Torch's own generators, for dropout, are set by the recipe's seed or the state.
 
         Args:
             on_progress: hears of every step. An exception raised in it ends the run, whose state is saved first.

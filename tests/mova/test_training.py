@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import training_help
+from peft import LoraConfig, inject_adapter_in_model
 from pydantic import ValidationError
 from torch import Tensor
 from training_help import QUICK, Few, few, sample, trainer
 
 from mova.training.errors import TrainingError
-from mova.training.model import load_model
+from mova.training.model import JointExperts, load_model
 from mova.training.recipe import Recipe
 from mova.training.schedule import Schedule
 from mova.training.state import last_state
@@ -132,6 +133,27 @@ def test_only_what_requires_a_gradient_learns_and_is_kept(playground: Path, tmp_
     state = last_state(tmp_path)
     assert state is not None
     assert {name.split(".")[1] for name in state.part("weights/")} == {"head"}
+
+
+def with_adapters(playground: Path) -> JointExperts:
+    model = load_model(playground, trainable=False)
+    torch.manual_seed(5)
+    for part in model.children():
+        inject_adapter_in_model(LoraConfig(r=2, lora_dropout=0.1, target_modules=["q", "v"]), part)
+    return model
+
+
+def test_adapters_learn_alone_and_go_on_bit_for_bit(playground: Path, tmp_path: Path) -> None:
+    whole = trainer(playground, tmp_path / "whole", model=with_adapters(playground))
+    whole.run()
+    assert whole.learning
+    assert all(".lora_" in name for name in whole.learning)
+    assert any(value.any() for name, value in whole.weights().items() if "lora_B" in name)
+    with pytest.raises(Stopped):
+        trainer(playground, tmp_path / "parts", model=with_adapters(playground)).run(stop_after(3))
+    rest = trainer(playground, tmp_path / "parts", model=with_adapters(playground))
+    rest.run()
+    assert_same(rest.weights(), whole.weights())
 
 
 def test_nothing_to_learn_is_said(playground: Path, tmp_path: Path) -> None:
