@@ -165,6 +165,7 @@ def train(options: argparse.Namespace) -> int:
                 recipe,
                 device=options.device,
                 allow_silent=options.allow_silent,
+                trigger_words=tuple(options.trigger_words),
                 on_clip=bar,
                 on_progress=losses,
             )

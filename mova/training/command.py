@@ -14,6 +14,9 @@ from torch import Tensor
 
 from mova.checkpoint import as_stored, load_scheduler, save_checkpoint
 from mova.layout import WEIGHTED, read_model_index
+from mova.lora_files import base_of
+from mova.lora_peft import add_adapters, save_learnt
+from mova.model import EXPERTS
 from mova.placement import choose_device
 from mova.training.clips import find_clips
 from mova.training.encode import OnClip, encode_clips, no_report
@@ -22,7 +25,7 @@ from mova.training.objective import NoiseLevels, Objective
 from mova.training.recipe import Recipe
 from mova.training.trainer import OnProgress, Progress, Trainer, no_progress
 
-CACHE, LOSSES, RESULT = "encoded", "losses.jsonl", "checkpoint"
+CACHE, LOSSES, RESULT, LORA = "encoded", "losses.jsonl", "checkpoint", "lora.safetensors"
 
 
 def train(
@@ -33,10 +36,15 @@ def train(
     *,
     device: str = "auto",
     allow_silent: bool = False,
+    trigger_words: tuple[str, ...] = (),
     on_clip: OnClip = no_report,
     on_progress: OnProgress = no_progress,
 ) -> Path:
-    """Train all of ``checkpoint`` on the folder ``clips``; the new checkpoint, ``run`` / "checkpoint".
+    """Train ``checkpoint`` on the folder ``clips``.
+
+    Returns:
+        The new checkpoint, ``run`` / "checkpoint", or with a rank in the recipe ``run`` / "lora.safetensors", which
+        keeps ``trigger_words``.
 
     Goes on from the last state in ``run``. Losses are in its losses.jsonl, a line a step; encoded clips in "encoded".
 
@@ -50,7 +58,7 @@ def train(
     levels = NoiseLevels.of(
         load_scheduler(checkpoint), ratio, video_shift=recipe.video_shift, audio_shift=recipe.audio_shift
     )
-    model = load_model(checkpoint)
+    model = learner(checkpoint, recipe)
     trainer = Trainer(model, objective_of(recipe, levels, samples.empty_prompt), samples, recipe, run, device=where)
     log = LossLog(run / LOSSES, trainer.step)
 
@@ -59,7 +67,31 @@ def train(
         on_progress(progress)
 
     trainer.run(told)
-    return export(model, trainer.weights(), checkpoint, run / RESULT)
+    adopt(model, trainer.weights())
+    if recipe.rank is None:
+        return export(model, checkpoint, run / RESULT)
+    save_learnt(run / LORA, dict(model.named_children()), base_of(checkpoint), trigger_words)
+    return run / LORA
+
+
+def learner(checkpoint: Path, recipe: Recipe) -> JointExperts:
+    """The model of ``checkpoint``, all of it to learn in float32, or as stored with the recipe's adapters."""
+    if recipe.rank is None:
+        return load_model(checkpoint)
+    model = load_model(checkpoint, dtype=None, trainable=False)
+    torch.manual_seed(recipe.seed)
+    alpha = recipe.rank if recipe.alpha is None else recipe.alpha
+    components = {name: part for name, part in model.named_children() if name not in set(EXPERTS) - set(recipe.experts)}
+    add_adapters(components, rank=recipe.rank, alpha=alpha, dropout=recipe.dropout)
+    return model
+
+
+@torch.no_grad()
+def adopt(model: JointExperts, weights: Mapping[str, Tensor]) -> None:
+    """Let ``weights``, by the names of its parameters, be the model's."""
+    parameters = dict(model.named_parameters())
+    for name, weight in weights.items():
+        parameters[name].copy_(weight)
 
 
 def objective_of(recipe: Recipe, levels: NoiseLevels, empty_prompt: Tensor) -> Objective:
@@ -67,15 +99,11 @@ def objective_of(recipe: Recipe, levels: NoiseLevels, empty_prompt: Tensor) -> O
     return Objective(levels, empty_prompt, recipe.text_dropout, recipe.independent, recipe.audio_weight)
 
 
-def export(model: JointExperts, weights: Mapping[str, Tensor], source: Path, target: Path) -> Path:
-    """The checkpoint ``source`` with ``weights`` of ``model`` instead of its own, whole at ``target``.
+def export(model: JointExperts, source: Path, target: Path) -> Path:
+    """The checkpoint ``source`` with the weights of ``model`` instead of its own, whole at ``target``.
 
     Written in the dtypes of ``source``; what stood at ``target`` is replaced once the new one is there.
     """
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, weight in weights.items():
-            parameters[name].copy_(weight)
     trained = {name: as_stored(source, name, part.cpu()) for name, part in model.named_children()}
     index = read_model_index(source)
     unfinished = target.with_name(f"{target.name}.part")

@@ -15,6 +15,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="the run's folder (default: FOLDER/training); a run there goes on")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<number>")
     parser.add_argument("--allow-silent", action="store_true", help="take clips whose sound is silence")
+    parser.add_argument("--rank", type=int, help="train a LoRA of this rank (default: the whole model)")
+    parser.add_argument("--alpha", type=float, help="of the LoRA (default: its rank)")
+    parser.add_argument("--dropout", type=float, help="of the LoRA's input while it learns (default: 0)")
+    parser.add_argument("--trigger-words", nargs="*", default=(), help="words that call the LoRA; kept in its file")
     numbers = parser.add_argument_group("how (default: see mova/training/recipe.py)")
     for name in ("steps", "batch-size", "accumulate", "warmup-steps", "save-every", "workers", "seed"):
         numbers.add_argument(f"--{name}", type=int)

@@ -23,6 +23,8 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         ema: decay of the running mean that is kept of what learns, such as 0.999; None keeps none.
         text_dropout, independent, audio_weight: see ``mova.training.objective.Objective``.
         video_shift, audio_shift: of the noise levels; None is the checkpoint's own.
+        rank, alpha, dropout: of the adapters that learn instead of the model; no rank, no adapters. An alpha of None
+            is the rank, so that they count as they are.
         experts: which video experts learn; they take turns, a step each.
         autocast: compute in bfloat16, keep weights as they are.
         checkpoint_activations: compute blocks twice and spare the memory.
@@ -50,6 +52,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     video_shift: float | None = Field(None, gt=0)
     audio_shift: float | None = Field(None, gt=0)
     experts: tuple[Literal["video_dit", "video_dit_2"], ...] = Field(("video_dit", "video_dit_2"), min_length=1)
+    rank: int | None = Field(None, ge=1)
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
+    dropout: float = Field(0.0, ge=0, lt=1)
     autocast: bool = False
     checkpoint_activations: bool = False
     save_every: int = Field(100, ge=1)
@@ -64,6 +69,12 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
                 f"warmup_steps {self.warmup_steps} and hold_steps {self.hold_steps} together are more than the "
                 f"run's {self.steps} steps; make them fewer."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_or_none(self) -> Recipe:
+        if self.rank is None and (self.alpha is not None or self.dropout):
+            raise ValueError("alpha and dropout are of adapters; give their rank too.")
         return self
 
     @property

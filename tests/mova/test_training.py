@@ -316,6 +316,7 @@ def test_an_impossible_recipe_is_refused() -> None:
         ({"steps": 0}, "greater than or equal to 1"),
         ({"text_dropout": 1.5}, "less than or equal to 1"),
         ({"experts": ()}, "at least 1"),
+        ({"alpha": 2.0}, "give their rank too"),
     ):
         with pytest.raises(ValidationError, match=said):
             Recipe(**numbers)  # type: ignore[arg-type]

@@ -10,12 +10,16 @@ import av
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from numpy.typing import NDArray
 
 from mova.__main__ import main
 from mova.checkpoint import load_component, load_tokenizer
 from mova.layout import inspect_checkpoint
+from mova.lora_choice import LoraChoice
+from mova.lora_files import read_lora
 from mova.media import write_clip
+from mova.pipeline import MovaPipeline
 from mova.text import encode_prompt
 from mova.training import encode
 from mova.training.clips import find_clips, read_clip
@@ -226,3 +230,20 @@ def test_the_command_says_what_is_wrong(
     assert "No caption for a.mp4" in capsys.readouterr().err
     assert main([*common, "--steps", "0"]) == 2
     assert "steps: Input should be greater than or equal to 1" in capsys.readouterr().err
+
+
+def test_the_command_trains_a_lora_that_the_engine_applies(folder: Path, playground: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--checkpoint", str(playground), "--output", str(run), "--device", "cpu", "--learning-rate", "1e-2"]
+    adapters = ["--rank", "2", "--alpha", "4", "--trigger-words", "zing", "--steps", "2"]
+    assert main(["train", str(folder), *options, *adapters]) == 0
+    told = read_lora(run / "lora.safetensors").header
+    assert told is not None
+    assert (told.rank, told.alpha, told.trigger_words) == (2, 4.0, ("zing",))
+    pipeline = MovaPipeline.from_pretrained(playground, device="cpu")
+    spec = TINY.model_copy(update={"num_inference_steps": 1, "guidance_scale": 1.0})
+    plain = pipeline(CAPTION, spec=spec).video_latents
+    pipeline.use_loras([LoraChoice(run / "lora.safetensors")])
+    assert not torch.equal(pipeline(CAPTION, spec=spec).video_latents, plain)
+    pipeline.use_loras()
+    assert torch.equal(pipeline(CAPTION, spec=spec).video_latents, plain)
