@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import re
@@ -15,11 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mova.lora_files import Base, Header, Layer, LoraError, layers_of, read_own_header, read_tensors
+from mova.lora_files import Base, Header, Layer, LoraError, layers_of, read_metadata, read_own_header, read_tensors
 from mova.lora_names import EXPERTS, key_of
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 ORIGINAL_WEIGHTS, ORIGINAL_CONFIG = "lora_weights.pt", "lora_config.pt"
+PEFT_METADATA = "lora_adapter_metadata"
 ORIGINAL_RANK, ORIGINAL_ALPHA = 16, 16.0  # what the original software takes where nothing is recorded
 
 
@@ -65,7 +67,7 @@ def load_lora(file: Path, *, alpha: float | None = None) -> Lora:
     told: Header | _Told | None
     if file.suffix == ".safetensors":
         read_tensors(file)
-        told, source = read_own_header(file), file
+        told, source = read_own_header(file) or (_told_by_peft(file) if alpha is None else None), file
         tensors = _safetensors(file)
     else:
         source = _weights_in(file)
@@ -75,7 +77,9 @@ def load_lora(file: Path, *, alpha: float | None = None) -> Lora:
     for layer in layers_of(source, {key: tuple(tensor.shape) for key, tensor in tensors.items()}):
         pair = Pair(layer.down, tensors[layer.down], tensors[layer.up], _alpha(source, layer, tensors, told, alpha))
         for component in [layer.component] if layer.component else EXPERTS:
-            pairs.setdefault(component, {})[layer.path] = pair
+            if twin := pairs.setdefault(component, {}).get(layer.path):
+                raise LoraError(f"{source}: '{pair.key}' and '{twin.key}' change the same layer. Get the file again.")
+            pairs[component][layer.path] = pair
     _refuse_strange(source, pairs)
     return Lora(file, pairs, header)
 
@@ -113,10 +117,25 @@ def save_lora(
 
 @dataclass(frozen=True)
 class _Told:
-    """What the original software recorded beside the tensors, or takes if it recorded nothing."""
+    """What other software recorded beside the tensors; by default what the original takes if nothing is recorded."""
 
     rank: int = ORIGINAL_RANK
     alpha: float = ORIGINAL_ALPHA
+
+
+def _told_by_peft(file: Path) -> _Told | None:
+    """Rank and alpha as diffusers stores peft's configuration in a header; None where it didn't."""
+    stored = read_metadata(file).get(PEFT_METADATA)
+    if stored is None:
+        return None
+    try:
+        config = {str(key).rpartition(".")[2]: value for key, value in json.loads(stored).items()}
+    except (ValueError, AttributeError) as error:
+        raise LoraError(f"{file}: '{PEFT_METADATA}' of its header can't be understood. Get the file again.") from error
+    for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias"):
+        if config.get(name):
+            raise LoraError(f"{file} was trained with '{name}', which this engine doesn't know. Choose a plain LoRA.")
+    return _told(file, {"rank": config.get("r"), "alpha": config.get("lora_alpha")})
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ WITH_STREAMLIT = {
     )
 }
 WITH_TORCH = {"agents/providers/local.py"}  # and mova/
-LIGHT = ("mova.spec", "mova.layout", "mova.picture")  # of mova, what the studio may import anywhere
+LIGHT = ("mova.spec", "mova.layout", "mova.picture", "mova.lora_files", "mova.lora_choice")  # of mova, what the studio may import anywhere
 
 
 def imports(file: Path, top_level_only: bool = False) -> Iterator[str]:

@@ -68,5 +68,5 @@ def named(pairs: Pairs, name: Callable[[str, str, str], str], *, alpha: bool = F
 
 def store(file: Path, tensors: dict[str, Tensor]) -> Path:
     """Plain safetensors, as other software writes them."""
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+    save_file({key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}, file)
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import subprocess
@@ -244,6 +245,41 @@ def test_wan_loras_are_for_both_experts(
     for expert in EXPERTS:
         assert {path: pair.alpha for path, pair in lora.pairs[expert].items()} == wanted
         assert all(torch.equal(lora.pairs[expert][path].up, pair.up) for path, pair in part.items())
+
+
+def peft_file(playground: Path, file: Path, config: dict[str, Any]) -> Path:
+    part = random_pairs(playground, components=["video_dit"])["video_dit"]
+    metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{name}": told for name, told in config.items()})}
+    save_file(named({"wan": part}, diffusers), file, metadata)
+    return file
+
+
+def test_alpha_as_diffusers_stores_it(playground: Path, tmp_path: Path) -> None:
+    file = peft_file(playground, tmp_path / "a.safetensors", {"r": 2, "lora_alpha": 8, "use_dora": False})
+    assert {pair.alpha for pair in load_lora(file).pairs["video_dit"].values()} == {8.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"r": 2, "lora_alpha": 8, "use_rslora": True}, "trained with 'use_rslora'"),
+        ({"r": 2, "lora_alpha": 8, "alpha_pattern": {"blocks.0": 2}}, "trained with 'alpha_pattern'"),
+        ({"r": 4, "lora_alpha": 8}, "has rank 2, but 4 is recorded"),
+        ({"r": 2}, "'alpha' is None"),
+    ],
+)
+def test_what_diffusers_stores_and_we_cant_do(
+    playground: Path, tmp_path: Path, config: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(LoraError, match=reason):
+        load_lora(peft_file(playground, tmp_path / "a.safetensors", config))
+
+
+def test_a_layer_that_is_changed_twice(playground: Path, tmp_path: Path) -> None:
+    part = random_pairs(playground, components=["video_dit"])
+    file = store(tmp_path / "a.safetensors", named(part, key_of) | named(part, diffusion_model))
+    with pytest.raises(LoraError, match=r"a.safetensors: '.*' and '.*' change the same layer"):
+        load_lora(file)
 
 
 def test_wan_layers_outside_of_blocks() -> None:
