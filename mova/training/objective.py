@@ -180,9 +180,9 @@ class Objective:
         return _Drawn((video_row, audio_row), video_noise, audio_noise, dropped)
 
 
-def sample_generator(seed: int, micro_step: int, place: int) -> torch.Generator:
-    """The generator of the sample at ``place`` of the batch of ``micro_step``, in the run of ``seed``."""
-    digest = hashlib.sha256(f"{seed} {micro_step} {place}".encode()).digest()
+def sample_generator(seed: int, number: int) -> torch.Generator:
+    """The generator of sample ``number``, counted from the beginning, in the run of ``seed``."""
+    digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

@@ -173,12 +173,12 @@ class Trainer:
 
     def _learn_from(self, batch: Batch, expert: str, turn: int) -> Losses:
         """Gradients of one batch, added to those that are there."""
-        micro_step = self.step * self.recipe.accumulate + turn
-        generators = [sample_generator(self.recipe.seed, micro_step, place) for place in range(len(batch.names))]
+        first = (self.step * self.recipe.accumulate + turn) * self.recipe.batch_size
+        generators = [sample_generator(self.recipe.seed, first + place) for place in range(len(batch.names))]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.autocast):
             losses = self.objective(self.model, batch.to(self.device), expert, generators)
         self._refuse_nonsense(losses, batch.names)
-        (losses.total / self.recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(losses.total / self.recipe.accumulate)
         return losses
 
     def _refuse_nonsense(self, losses: Losses, names: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from mova.training.samples import Batch, Order, read_batches
 
 
 def generators(count: int, seed: int = 0) -> list[torch.Generator]:
-    return [sample_generator(seed, 0, place) for place in range(count)]
+    return [sample_generator(seed, place) for place in range(count)]
 
 
 def batch_of(count: int) -> Batch:
@@ -79,7 +79,7 @@ def test_some_texts_are_dropped(playground: Path) -> None:
 
 def test_a_sample_is_asked_the_same_in_whatever_batch(playground: Path) -> None:
     batch = objective(playground).ask(batch_of(3), "video_dit", generators(3))
-    alone = objective(playground).ask(Batch.of([sample(1)]), "video_dit", [sample_generator(0, 0, 1)])
+    alone = objective(playground).ask(Batch.of([sample(1)]), "video_dit", [sample_generator(0, 1)])
     assert torch.equal(batch.noisy_video[1:2], alone.noisy_video)
     assert torch.equal(batch.noisy_audio[1:2], alone.noisy_audio)
 
