@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate` makes a clip, `inspect` describes a checkpoint, `plan` says how."""
+"""The command line: `python -m mova generate` makes a clip, `train` a checkpoint, `inspect` and `plan` say what is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from mova.layout import CheckpointError, CheckpointInfo, inspect_checkpoint
+from mova.lora_commands import add_choice, add_commands, check_choices, uncalled
+from mova.lora_files import LoraError
 from mova.media import MediaError, check_loudness, write_wav
 from mova.picture import fit_picture, open_picture
 from mova.plan import OFFLOADS, Card, DoesNotFit, Resources, plan_for, read_model, read_resources
@@ -23,6 +25,8 @@ from mova.plan_text import GIB, plan_lines, plan_table
 from mova.presets import PRESETS
 from mova.released import RELEASED_360P
 from mova.spec import ClipSpec, problems
+from mova.training.errors import TrainingError
+from mova.training.options import add_options, recipe_of
 
 DEFAULTS = ClipSpec()
 EXIT_WRONG_INPUT = 2
@@ -35,16 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (CheckpointError, DoesNotFit, MediaError, ValidationError, ValueError, OSError) as error:
+    except (
+        CheckpointError,
+        DoesNotFit,
+        LoraError,
+        MediaError,
+        TrainingError,
+        ValidationError,
+        ValueError,
+        OSError,
+    ) as error:
         sentences = problems(error) if isinstance(error, ValidationError) else [str(error)]
         print("\n".join(f"mova: {sentence}" for sentence in sentences), file=sys.stderr)
         return EXIT_WRONG_INPUT
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not have been imported
             raise
-        print(
-            f"mova: out of memory. Try a smaller clip, or --preset light. ({error})", file=sys.stderr
-        )
+        print(f"mova: out of memory. Try a smaller clip, or --preset light. ({error})", file=sys.stderr)
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt:
         print("mova: stopped; nothing was written.", file=sys.stderr)
@@ -61,6 +72,7 @@ def generate(options: argparse.Namespace) -> int:
     for option, suffix in (("output", ".mp4"), ("save_audio", ".wav"), ("save_tensors", ".safetensors")):
         _check_target(option, getattr(options, option), suffix)
 
+    check_choices(options.lora, checkpoint)
     first, last = (
         fit_picture(open_picture(path), spec.height, spec.width, how=options.fit) if path else None
         for path in (options.first_frame, options.last_frame)
@@ -78,13 +90,14 @@ def generate(options: argparse.Namespace) -> int:
             free_first_expert=options.free_first_expert,
             on_step=progress,
         )
+        pipeline.use_loras(options.lora)
         clip = pipeline(options.prompt, first, spec=spec, last_image=last, on_step=progress)
         report = clip.save(options.output, options.loudness, on_frames=frames.append if options.save_tensors else None)
     if options.save_audio:
         write_wav(options.save_audio, clip.audio, clip.sample_rate)
     if options.save_tensors:
         _save_tensors(clip, frames, options.save_tensors)
-    for note in clip.notes:
+    for note in (*clip.notes, *uncalled(options.lora, options.prompt)):
         print(note)
     print(
         f"{options.output}: {report.width}x{report.height}, {report.num_frames} frames, {report.duration:.2f} s, "
@@ -137,6 +150,32 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def train(options: argparse.Namespace) -> int:
+    """Train a checkpoint on a folder of clips, or go on where that stopped."""
+    recipe = recipe_of(options)
+    run: Path = options.output or options.folder / "training"
+    from mova.training import command
+
+    with closing(_Progress()) as bar, closing(_Losses()) as losses:
+        try:
+            made = command.train(
+                options.folder,
+                options.checkpoint,
+                run,
+                recipe,
+                device=options.device,
+                allow_silent=options.allow_silent,
+                trigger_words=tuple(options.trigger_words),
+                on_clip=bar,
+                on_progress=losses,
+            )
+        except KeyboardInterrupt:
+            print(f"mova: stopped. The same command goes on from the last state in {run}.", file=sys.stderr)
+            return EXIT_CANCELLED
+    print(f"{made}: trained for {recipe.steps} steps; losses in {run / command.LOSSES}")
+    return 0
+
+
 def _say_what_it_is(info: CheckpointInfo) -> None:
     if info.problems:
         print(*(f"missing or damaged: {problem}" for problem in info.problems), sep="\n")
@@ -160,7 +199,11 @@ def _parser() -> argparse.ArgumentParser:
     describe.set_defaults(run=inspect)
     describe.add_argument("folder", type=Path, help="the checkpoint's folder")
     _add_plan(commands.add_parser("plan", help="how a clip would be made: what fits, what it takes, how long"))
+    add_commands(commands, _Progress)
     add_bench(commands.add_parser("bench", help="what the engine costs: counted, and measured on a CUDA device"))
+    learn = commands.add_parser("train", help="train a checkpoint on a folder of captioned clips with sound")
+    learn.set_defaults(run=train)
+    add_options(learn)
     return parser
 
 
@@ -209,6 +252,7 @@ def _add_content(group: Any) -> None:
     group.add_argument(
         "--negative-prompt", default=DEFAULTS.negative_prompt, help="what to steer away from (default: the model's own)"
     )
+    add_choice(group)
     group.add_argument("--output", type=Path, default=Path("clip.mp4"), help="the mp4 to write (default: clip.mp4)")
     group.add_argument("--loudness", type=float, help="level the sound to this many LUFS, e.g. -14")
     group.add_argument("--save-audio", type=Path, metavar="FILE.wav", help="also write the sound as the model made it")
@@ -237,7 +281,9 @@ def _add_machine(group: Any) -> None:
     group.add_argument(
         "--offload", choices=OFFLOADS, default="auto", help="where weights wait (default: auto, what fits)"
     )
-    group.add_argument("--preset", choices=tuple(PRESETS), default="exact", help="what is given up for speed and memory")
+    group.add_argument(
+        "--preset", choices=tuple(PRESETS), default="exact", help="what is given up for speed and memory"
+    )
     group.add_argument("--free-first-expert", action="store_true", help="drop the first video expert once it is done")
 
 
@@ -306,6 +352,24 @@ class _Progress:
 
     def close(self) -> None:
         """End the bar of the current phase."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Losses:
+    """A bar on stderr with the losses of picture and sound."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, progress: Any) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=progress.steps, initial=progress.step - 1, desc="training", unit="step")
+        self._bar.set_postfix(picture=f"{progress.video_loss:.4f}", sound=f"{progress.audio_loss:.4f}")
+        self._bar.update(progress.step - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar."""
         if self._bar is not None:
             self._bar.close()
 

@@ -141,15 +141,21 @@ def embed_prompts(
     return torch.stack([_padded(rows[clean_prompt(prompt)], max_sequence_length) for prompt in prompts])
 
 
-def reader_identity(checkpoint: Path, dtype: torch.dtype | None, device: torch.device) -> str:
+def reader_identity(
+    checkpoint: Path,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    parts: Sequence[str] = ("tokenizer", "text_encoder"),
+) -> str:
     """Everything but the prompt that embeddings depend on, as a hash.
 
-    Tokenizer and text encoder of the folder ``checkpoint`` (small files by what they hold; weights by name, size and
-    time of writing), the ``dtype`` that they are loaded in (None: as stored), the device and the software.
+    ``parts`` of the folder ``checkpoint``, tokenizer and text encoder (small files by what they hold; weights by
+    name, size and time of writing), the ``dtype`` that they are loaded in (None: as stored), the device and the
+    software.
     """
     software = f"torch {torch.__version__}, transformers {transformers.__version__}"
     digest = hashlib.sha256(f"{FORMAT}; {software}; {device_name(device)}; {dtype}".encode())
-    for part in ("tokenizer", "text_encoder"):
+    for part in parts:
         for file, about in sorted(_files(checkpoint / part)):
             small = about.st_size <= READ_WHOLE
             mark = hashlib.sha256(file.read_bytes()).hexdigest() if small else str(about.st_mtime_ns)

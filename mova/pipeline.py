@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from mova.embeddings import TextCache, embed_prompts, reader_identity
 from mova.guidance import Guidance, guidance
 from mova.lanes import CudaLane, Lane
 from mova.layout import WEIGHTED, read_model_index, read_weights
+from mova.lora import Applied, combined, notes_of, read_parts
+from mova.lora_choice import LoraChoice
+from mova.lora_files import ADAPTED, LoraError, base_of
 from mova.memory import device_name, release_memory
 from mova.picture import white_picture
 from mova.placement import CPU, Placement, Stay, choose_device
@@ -90,6 +93,7 @@ class MovaPipeline:
             lane=lane,
         )
         self._text_cache = text_cache
+        self._lora_notes: tuple[str, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -153,8 +157,34 @@ class MovaPipeline:
         self.denoiser.close()
         self.placement.give_back(*WEIGHTED)
 
+    def use_loras(self, choices: Sequence[LoraChoice] = (), *, merge: bool = False) -> None:
+        """Make clips with these LoRAs from now on, instead of those before; without any if there are none.
+
+        Args:
+            choices: files and strengths. Their effects add up.
+            merge: put them into the weights instead of beside them: nothing to compute at each step, but the changed
+                weights are in memory. Either way the next call brings the old weights back, bit for bit.
+
+        Raises:
+            LoraError: a file can't be used with this checkpoint, or merged; nothing has changed then.
+        """
+        base = base_of(self.checkpoint)
+        parts = read_parts(choices, base)
+        applied = Applied(combined(parts, self.placement.get), merge)
+        self.denoiser.close()  # its packs have other tensors
+        self._weights.adapt(applied, {name: self.placement.get(name) for name in ADAPTED if name in self.placement})
+        self._lora_notes = notes_of(parts, base)
+
     def save_pretrained(self, target: Path | str) -> None:
-        """Write the checkpoint into the folder ``target`` in the official layout."""
+        """Write the checkpoint into the folder ``target`` in the official layout; merged LoRAs are part of it.
+
+        Raises:
+            LoraError: LoRAs are beside the weights.
+        """
+        if self._weights.adapted:
+            raise LoraError(
+                "A checkpoint has no place for LoRAs. Merge them, or make clips without them, then save it."
+            )
         components = {name: self._stored(name) for name in WEIGHTED}
         # Computed in float32 whatever is stored, and given back as it was.
         components["audio_vae"] = as_stored(self.checkpoint, "audio_vae", components["audio_vae"])
@@ -362,7 +392,7 @@ class MovaPipeline:
             self.placement.free(name)
 
     def _notes(self, prompt: str, image: Image.Image | None) -> tuple[str, ...]:
-        notes = []
+        notes = list(self._lora_notes)
         tokens = token_count(self.tokenizer, prompt)
         if tokens > MAX_PROMPT_TOKENS:
             notes.append(

@@ -217,7 +217,8 @@ class Float32Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``input`` [..., in_features] to [..., out_features], float32 or better."""
         dtype = torch.promote_types(torch.promote_types(input.dtype, self.weight.dtype), torch.float32)
-        return F.linear(input.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+        with torch.autocast(input.device.type, enabled=False):  # under which training would round it after all
+            return F.linear(input.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
 def sinusoidal_embedding(dim: int, position: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ WITH_TORCH = {"agents/providers/local.py"}  # and mova/
 LIGHT = (  # of mova, what the studio may import anywhere
     *("mova.spec", "mova.layout", "mova.picture"),
     *("mova.plan", "mova.reasons", "mova.presets", "mova.resources", "mova.model", "mova.released"),
+    *("mova.lora_files", "mova.lora_choice"),
 )
 
 

@@ -1,0 +1,1 @@
+"""Training: both towers and the bridge learn together, from clips with sound and captions."""
