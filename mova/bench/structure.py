@@ -59,9 +59,9 @@ def counted(model: Model, sizes: tuple[Size, ...] = (SMALL, LARGE)) -> Iterator[
     yield from guarded(section, "streaming", partial(streaming_figures, model, sizes[0], section))
     for size in sizes:
         section = f"Counted: the most that plans for {size.name} hold, of VRAM in each phase and of RAM for layers"
-        for machine in MACHINES:
-            part_of = partial(plan_figures, model, size, section, *machine)
-            yield from guarded(section, "{}, {} GB, RAM {} GB".format(*machine), part_of)
+        for described in MACHINES:
+            part_of = partial(plan_figures, model, size, section, *described)
+            yield from guarded(section, "{}, {} GB, RAM {} GB".format(*described), part_of)
 
 
 def step_figures(model: Model, size: Size, section: str) -> Iterator[Figure]:
