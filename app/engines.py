@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -85,16 +85,15 @@ class LocalEngine:
 
     def free(self) -> None:
         """As ``Engine.free``."""
-        if self._loaded is None:
-            return
-        from mova.memory import release_memory
+        if self._loaded is not None:
+            _, pipeline = self._loaded
+            self._loaded = None
+            pipeline.close()
+            del pipeline
+        if "torch" in sys.modules:  # also after an error, whose frames held tensors when this was called first
+            from mova.memory import release_memory
 
-        _, pipeline = self._loaded
-        self._loaded = None
-        pipeline.close()
-        del pipeline
-        gc.collect()
-        release_memory()
+            release_memory()
 
     @property
     def loaded(self) -> bool:

@@ -119,7 +119,10 @@ class Carriers:
                 self._count(waits=1, waited_seconds=time.perf_counter() - began)
             if self._failure:
                 failure, self._failure = self._failure, None
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # its traceback holds this frame, and this frame would hold it
             slot = self._slots.find(key)
             if slot is None:
                 raise StreamError(f"The stream was closed before {key!r} was there.")

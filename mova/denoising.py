@@ -124,8 +124,8 @@ class Denoiser:
         try:
             planned.surviving("denoising", lambda plan: self._advance(run, plan))
         finally:
-            if self._stream is not None and planned.plan.offload != "none":
-                self._stream.vacate()  # decoding needs the room
+            planned.notes += [note for note in (self.lane.notes if self.lane else ()) if note not in planned.notes]
+            self.vacate(planned.plan)  # decoding needs the room
         on_step("denoising", spec.num_inference_steps, spec.num_inference_steps)
         return run.latents
 
@@ -144,6 +144,11 @@ class Denoiser:
             switched = switched or video < boundary
             steps.append(Step(index, video, audio, video_to, audio_to, EXPERTS[switched]))
         return steps
+
+    def vacate(self, plan: Plan) -> None:
+        """Leave the device to others, unless ``plan`` keeps there what the stream has; pinned memory stays filled."""
+        if self._stream is not None and (plan.offload != "none" or self._shape_of(plan) != self._shape):
+            self._stream.vacate()
 
     def close(self) -> None:
         """Give back what the stream holds; the next generation opens it again."""
@@ -253,14 +258,13 @@ class Denoiser:
         """The pack of ``part``; audio blocks that are asked for alone are resident, and the step's rest is left out."""
         if isinstance(part, Part) and part.what == "audio":
             if part.layer == 1:
-                stream.follow(self._order(run, run.steps[1:], plan, reading=False))
+                stream.follow(self._order(run, run.steps[1:], plan, read=part.expert))
             return nullcontext()
         return stream.lend(part)
 
     def _open(self, lane: Lane, run: Run, plan: Plan) -> LayerStream:
         """The stream of ``plan``, the one that is open already if it is alike."""
-        apart = run.cache is not None
-        shape = (plan.slots, plan.buffers, plan.direct, plan.text_kv, plan.weights, apart)
+        apart, shape = run.cache is not None, self._shape_of(plan)
         if self._stream is None or shape != self._shape:
             self.close()
             packs: dict[Any, list[Tensor]] = {}
@@ -271,20 +275,24 @@ class Denoiser:
             self._shape = shape
         return self._stream
 
+    def _shape_of(self, plan: Plan) -> tuple[Any, ...]:
+        """What a stream is made for."""
+        apart = preset_named(plan.preset).cache is not None
+        return (plan.slots, plan.buffers, plan.direct, plan.text_kv, plan.weights, apart)
+
     def _source(self, keep_cached: bool) -> FileSource:
         extents: dict[Any, Any] = {}
         for name in (*EXPERTS, *SHARED):
             extents |= stored_extents(self.placement.get(name), self._files(name))
         return FileSource(extents, keep_cached=keep_cached)
 
-    def _order(self, run: Run, steps: Iterable[Step], plan: Plan, *, reading: bool = True) -> Iterator[Part]:
-        """The parts in the order of their use; ``reading``: the first expert hasn't read the prompts yet."""
+    def _order(self, run: Run, steps: Iterable[Step], plan: Plan, *, read: str | None = None) -> Iterator[Part]:
+        """The parts in the order of their use; ``read``: the expert that has read the prompts already."""
         prompts = 1 if run.prepared.negative_prompt_embeds is None else 2
         for expert, led in groupby(steps, key=lambda step: step.expert):
             layers = range(len(self.placement.get(expert).blocks))
-            for _ in range(prompts if plan.text_kv and reading else 0):
+            for _ in range(prompts if plan.text_kv and expert != read else 0):
                 yield from (Part(expert, layer, "text") for layer in layers)
-            reading = True
             for _ in led:
                 yield from (Part(expert, layer, "block") for layer in layers)
 

@@ -95,8 +95,8 @@ def normed_rope(
         _norm_and_turn(x, split, weight, eps, cos, sin, interleaved)
     else:
         for rows in _blocks(x):
-            turns = (None, None) if cos is None or sin is None else (cos[rows], sin[rows])
-            _norm_and_turn(x[:, rows], split[:, rows], weight, eps, *turns, interleaved)
+            row_cos, row_sin = (None, None) if cos is None or sin is None else (cos[rows], sin[rows])
+            _norm_and_turn(x[:, rows], split[:, rows], weight, eps, row_cos, row_sin, interleaved)
     return split if out is None else out.copy_(split)
 
 

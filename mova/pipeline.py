@@ -24,7 +24,7 @@ from mova.layout import WEIGHTED, read_model_index, read_weights
 from mova.lora import Applied, combined, notes_of, read_parts
 from mova.lora_choice import LoraChoice
 from mova.lora_files import ADAPTED, LoraError, base_of
-from mova.memory import device_name, release_memory
+from mova.memory import device_name, own_memory, release_memory
 from mova.picture import white_picture
 from mova.placement import CPU, Placement, Stay, choose_device
 from mova.plan import Card, Plan, Resources, notch_down, plan_for, read_model, read_resources
@@ -127,6 +127,8 @@ class MovaPipeline:
         folder = Path(checkpoint).absolute()
         read_model_index(folder)
         where = choose_device(device)
+        if where.type == "cuda" and where.index is not None:
+            torch.cuda.set_device(where)
         pipeline = cls(
             folder,
             load_scheduler(folder),
@@ -259,7 +261,7 @@ class MovaPipeline:
         def lower(plan: Plan, phase: str) -> Plan | None:
             return notch_down(plan, phase, self.model, spec, self._resources())
 
-        return Planned(plan or self.plan(spec), lower)
+        return Planned(plan or self.plan(spec), lower, self._make_room)
 
     def prepare(
         self,
@@ -333,6 +335,7 @@ class MovaPipeline:
         given = 0
         while given < latents.shape[2]:
             try:
+                planned.make_room()
                 with self.placement.use("video_vae", _stay(planned.plan)) as vae:
                     for index, frames in enumerate(decode_frames(vae, latents, **_tiling(planned.plan))):
                         if index >= given:
@@ -363,19 +366,27 @@ class MovaPipeline:
             return encode_condition(vae, first.to(device), spec.num_frames, last, **_tiling(plan))
 
     def _sound(self, audio_latents: Tensor, plan: Plan) -> np.ndarray:
-        with self.placement.use("audio_vae", _stay(plan)) as audio_vae:
+        # It is float32 for precision's sake, which TF32 would take from its convolutions.
+        exact = torch.backends.cudnn.flags(allow_tf32=False)
+        with exact, self.placement.use("audio_vae", _stay(plan)) as audio_vae:
             return audio_vae.decode(audio_latents.float())[:, 0].float().cpu().numpy()
 
+    def _make_room(self, plan: Plan) -> None:
+        """Let go of what an earlier plan kept on the device and ``plan`` doesn't count on."""
+        self.denoiser.vacate(plan)
+        if plan.offload != "none":
+            self.placement.give_back(*WEIGHTED)
+
     def _resources(self) -> Resources:
-        """This machine now; what this pipeline holds counts as free, since it makes room for what a plan wants."""
-        device, lane = self.placement.device, self.denoiser.lane
-        found = read_resources(self.checkpoint, "cpu")
+        """This machine now; what this process holds counts as free, since it makes room for what a plan wants."""
+        device, found = self.placement.device, read_resources(self.checkpoint, "cpu")
+        found = replace(found, ram_free=min(found.ram_free + own_memory(), max(found.ram_total, found.ram_free)))
         if device.type != "cuda":
             return found
         free, total = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
         card = Card(device_name(device), free + held, total, torch.cuda.get_device_capability(device))
-        return replace(found, card=card, ram_free=found.ram_free + (lane.pinned_bytes if lane else 0))
+        return replace(found, card=card)
 
     def _stored(self, name: str) -> Any:
         """Component ``name`` as it is, but never in 8 bits."""

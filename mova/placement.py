@@ -49,6 +49,11 @@ class Placement:
     def __contains__(self, name: str) -> bool:
         return name in self._modules
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What is kept on the device."""
+        return tuple(self._kept)
+
     def get(self, name: str) -> Any:
         """Component ``name``, loaded if it isn't yet; not necessarily on the device."""
         if name not in self._modules:
@@ -89,8 +94,9 @@ class Placement:
                 return
             self._kept.pop(name).give_back()
         if stay is Stay.KEPT:
-            self._kept[name] = Loan(tensors_of(module), self.device)
-            self._kept[name].lend()
+            loan = Loan(tensors_of(module), self.device)
+            loan.lend()
+            self._kept[name] = loan
             return
         with ExitStack() as stack:
             if stay is Stay.PARTS:

@@ -23,12 +23,18 @@ class Planned:
     Args:
         plan: what to begin with.
         lower: finds the next plan; None if there is nothing left to give.
+        make_room: lets go of what an earlier plan kept on the device and this one doesn't count on.
     """
 
-    def __init__(self, plan: Plan, lower: Lower) -> None:
+    def __init__(self, plan: Plan, lower: Lower, make_room: Callable[[Plan], None] = lambda _plan: None) -> None:
         self.plan = plan
         self.notes: list[str] = []
         self._lower = lower
+        self._make_room = make_room
+
+    def make_room(self) -> None:
+        """Before each phase, and before it is tried again."""
+        self._make_room(self.plan)
 
     def surviving(self, phase: str, attempt: Callable[[Plan], T]) -> T:
         """What ``attempt`` gives under the plan in force; out of memory, it is tried again under the next one.
@@ -38,6 +44,7 @@ class Planned:
         """
         while True:
             try:
+                self.make_room()
                 return attempt(self.plan)
             except (RuntimeError, MemoryError) as error:
                 self.lower(phase, error)

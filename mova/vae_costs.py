@@ -18,11 +18,10 @@ FLOAT32 = 4
 CACHED = 2  # frames that a causal convolution remembers
 TILED = 2  # changes of resolution next to the picture that tiles are computed through, see ``mova.vae_tiles``
 MIDDLE = 12  # maps of the smallest level that live in the middle: a residual block, or queries, keys and values
-AUDIO_KERNEL = 7
 GIVEN = 2  # times that a group of pictures lives on its way into the encoder
 SLACK = 1.04  # of the decoder, for what is small: outputs of tiles, norms, latents
-SOUND_MAPS = 5
-AUDIO_UNITS = 3  # residual units a block of DAC, each of a wide and a pointwise convolution
+AUDIO_UNITS, AUDIO_KERNEL = 3, 7  # of a block of DAC: residual units, each a wide and a pointwise convolution
+SOUND_MAPS = 5  # that live in such a unit
 # Maps that a residual block reads and writes, counted with ``mova.meter``: two norms in float32, activations, what
 # causal convolutions append and pad, the sum.
 BLOCK_TRAFFIC = 66

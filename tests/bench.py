@@ -67,7 +67,7 @@ def everything(options: argparse.Namespace) -> Iterator[Result]:
 def times(*, compiled: bool = False) -> Iterator[Result]:
     """Every part that is timed on the CPU."""
     parts: dict[str, Callable[[], Iterator[Figure]]] = {
-        "a step, 96/72 wide": lambda: alone(against_plain(made(96, 72, 24), TINY_CLIP, 1 / 1.6)),
+        "a step, 96/72 wide": lambda: alone(against_plain(made(96, 72, 24), TINY_CLIP, 1 / 1.6, rounds=60)),
         "a step, 384/288 wide": lambda: alone(against_plain(made(384, 288, 96), SMALL_CLIP, 0.85, rounds=7)),
         "a step of the playground": lambda: alone(against_plain(playground(), TINY_CLIP)),
         "a step, streamed": lambda: alone(against_resident(made(384, 288, 96), SMALL_CLIP)),

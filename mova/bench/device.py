@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from statistics import median
@@ -22,13 +21,15 @@ from mova.attention import NATIVE, choose_attention, set_attention
 from mova.bench import ceilings
 from mova.bench.counted import EXPERT, Cost, step_cost
 from mova.bench.figures import Figure, Result, guarded
-from mova.bench.sizes import GB, LARGE, SMALL, Inputs, Size, inputs_for, joint_of, prompt_for, video_vae_of
+from mova.bench.sizes import GB, LARGE, SMALL, Size, inputs_for, joint_of, prompt_for, video_vae_of
+from mova.bench.stepping import Predictions, Step, Timed, close, move, random_weights, same
 from mova.cards import rates_of
 from mova.costs import shape_of
-from mova.joint import JointTransformer, Lend, TextContext, keep
+from mova.joint import JointTransformer
 from mova.lanes import Lane
 from mova.memory import device_name
 from mova.model import Model
+from mova.placement import CPU
 from mova.resources import read_memory
 from mova.streaming import LayerStream
 from mova.video_vae import decode_frames
@@ -36,6 +37,7 @@ from mova.video_vae import decode_frames
 TERA = 1e12
 CAP = int(12 * GB)
 SLOTS = 3
+STREAMED = 3  # steps that are timed
 DECODED_FIRST = 2  # latent frames whose pictures are compared
 PLAIN_TOLERANCE, COMPILED_TOLERANCE = 0.05, 0.02  # root mean square of the difference, of 40 layers in bfloat16
 # What is aimed at, by a word of the card's name: seconds.
@@ -43,37 +45,6 @@ TARGETS = {
     "H200": {"360p resident": 8.8, "720p resident": 98.0, "720p decoding": 12.0},
     "4090": {"360p streamed": 36.0},
 }
-Predictions = list[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A step: seconds, the most bytes of the device, and what it gave (on the host)."""
-
-    seconds: float
-    peak: int
-    result: Predictions
-
-
-class Step:
-    """A guided step of a size on random inputs; the texts are read when they are first needed."""
-
-    def __init__(self, joint: JointTransformer, inputs: Inputs, prompts: list[Tensor]) -> None:
-        self.joint, self.inputs, self.prompts = joint, inputs, prompts
-        self.texts: list[TextContext] = []
-
-    def read(self, lend: Lend = keep) -> None:
-        """Read both prompts."""
-        self.texts = [self.joint.read(prompt, expert=EXPERT, lend=lend) for prompt in self.prompts]
-
-    def __call__(self, lend: Lend = keep) -> Predictions:
-        branches = [(text, True) for text in self.texts]
-        return self.joint.evaluate(*self.inputs.tensors, branches, video_fps=self.inputs.video_fps, lend=lend)
-
-    def plain(self) -> Predictions:
-        """The first branch as the formula has it."""
-        with torch.no_grad():
-            return [self.joint(*self.inputs.tensors, self.prompts[0], video_fps=self.inputs.video_fps)]
 
 
 class Trial:
@@ -151,8 +122,8 @@ class Trial:
 
     def resident_step(self) -> Iterator[Figure]:
         """A step with all weights on the device."""
-        joint = self._make_joint()
-        step = self._step(self.small)
+        self.joint = joint = self._make_joint(self.device)
+        step = self._step(self.small, joint)
         step.read()
         close(step()[:1], step.plain(), PLAIN_TOLERANCE)
         self.resident = self._timed(step)
@@ -166,7 +137,7 @@ class Trial:
         fused.use(compiled=True, devices=frozenset({self.device.type}))
         self.compiled = True
         try:
-            step = self._step(self.small)
+            step = self._step(self.small, self._needed(self.joint))
             step.read()
             close(step(), before.result, COMPILED_TOLERANCE, self.device)
             timed = self._timed(step)
@@ -180,39 +151,51 @@ class Trial:
             fused.use(compiled=self.compiled, devices=frozenset({self.device.type}))
 
     def streamed_step(self) -> Iterator[Figure]:
-        """A step whose layers are streamed from the host's memory, in little memory of the device."""
-        resident, joint = self._needed(self.resident), self._needed(self.joint)
+        """A step whose layers are streamed from the host's memory, in little memory of the device.
+
+        It must give what the resident one gave, to the last bit. On a card that holds no expert there is none: then
+        the first layers are compared with the formula, and every step with the first.
+        """
+        joint = self.joint or self._make_joint(CPU)
+        resident = None if joint is not self.joint else self._needed(self.resident)
+        self.joint = joint
+        if resident is None:
+            self._check_first(self.small, joint)
+        move(joint.parameters(), CPU)
+        with ceilings.capped(self.device, CAP):
+            yield from self._streamed(joint, resident)
+
+    def _streamed(self, joint: JointTransformer, resident: Timed | None) -> Iterator[Figure]:
         packs: dict[Any, list[Tensor]] = joint.packs(EXPERT, cached_text=True)
-        blocks = [key for key in packs if key.what == "block"]
-        texts = [key for key in packs if key.what == "text"]
+        texts, blocks = ([key for key in packs if key.what == what] for what in ("text", "block"))
         weights = sum(tensor.nbytes for pack in packs.values() for tensor in pack)
-        move(joint.parameters(), torch.device("cpu"))
         buffers = len(blocks) if read_memory()[0] > 1.2 * weights else SLOTS
         stream = LayerStream(packs, self.lane(self.device), slots=SLOTS, buffers=buffers)
-        runs = 3
         try:
-            with ceilings.capped(self.device, CAP):
-                move(joint.resident(), self.device)
-                step = self._step(self.small)
-                stream.follow([*texts, *texts, *blocks * (runs + 1)])
-                step.read(stream.lend)
-                same(step(stream.lend), resident.result)
-                before = stream.stats
-                timed = self._timed(lambda: step(stream.lend), runs)
-                done = stream.stats
+            stream.follow([*texts, *texts, *blocks * (STREAMED + 1)])
+            move(joint.resident(), self.device)
+            step = self._step(self.small, joint)
+            step.read(stream.lend)
+            first = [(video.cpu(), audio.cpu()) for video, audio in step(stream.lend)]
+            before = stream.stats
+            timed = self._timed(lambda: step(stream.lend), STREAMED)
+            done = stream.stats
         finally:
             stream.close()
-        note = f"{SLOTS} slots, {'pinned' if buffers == len(blocks) else 'staged'}, equal to the last bit"
+        same([*first, *timed.result], 2 * (resident.result if resident else first))
+        note = f"{SLOTS} slots, {'pinned' if buffers == len(blocks) else 'staged'}"
         yield from self._told(self.small, "streamed", timed, note, cap=CAP)
         name = f"{self.small.name}, a step"
-        yield self._figure(name, "streamed / resident", timed.seconds / resident.seconds, at_most=1.05)
-        copied = (done.copied_bytes - before.copied_bytes) / runs
+        if resident:
+            ratio = timed.seconds / resident.seconds
+            yield self._figure(name, "streamed / resident", ratio, at_most=1.05, note="equal to the last bit")
+        copied = (done.copied_bytes - before.copied_bytes) / STREAMED
         yield self._figure(name, "streamed, copied", copied / GB, "GB")
-        yield self._figure(name, "streamed, layers late", (done.waits - before.waits) / runs)
+        yield self._figure(name, "streamed, layers late", (done.waits - before.waits) / STREAMED)
 
     def decoding(self) -> Iterator[Figure]:
         """All pictures of the large size."""
-        vae = random_weights(video_vae_of(self.model, self.dtype), self.device)
+        vae = random_weights(video_vae_of(self.model, self.dtype), self.device, self.device)
         shape = shape_of(self.model, self.large.spec).latents
         latents = torch.randn(1, self.model.vae.z_dim, *shape, device=self.device)
         self._check_pictures(vae, latents[:, :, :DECODED_FIRST])
@@ -237,8 +220,8 @@ class Trial:
         if time.monotonic() + 1.2 * expected > self.until:
             raise TimeoutError(f"It takes about {expected:.0f} s, more than are left. Give it more --minutes.")
         move(joint.parameters(), self.device)
-        self._check_large(joint)
-        step = self._step(self.large)
+        self._check_first(self.large, joint)
+        step = self._step(self.large, joint)
         step.read()
         timed = self._timed(step, 1)
         if not all(bool(part.isfinite().all()) for pair in timed.result for part in pair):
@@ -250,26 +233,26 @@ class Trial:
             raise TimeoutError("There was no time left. Give it more --minutes.")
         return part()
 
-    def _make_joint(self) -> JointTransformer:
-        self.joint = random_weights(joint_of(self.model, dtype=self.dtype), self.device)
-        set_attention(self.joint, choose_attention(self.device))
-        return self.joint
+    def _make_joint(self, home: torch.device) -> JointTransformer:
+        joint: JointTransformer = random_weights(joint_of(self.model, dtype=self.dtype), self.device, home)
+        set_attention(joint, choose_attention(self.device))
+        return joint
 
-    def _step(self, size: Size) -> Step:
+    def _step(self, size: Size, joint: JointTransformer) -> Step:
         """The same inputs every time."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(0)
             prompts = [prompt_for(self.model, self.device, self.dtype) for _ in range(2)]
-            return Step(self._needed(self.joint), inputs_for(self.model, size.spec, self.device), prompts)
+            return Step(joint, inputs_for(self.model, size.spec, self.device), prompts)
 
-    def _check_large(self, joint: JointTransformer) -> None:
-        """The first layers at the large size, against the formula."""
+    def _check_first(self, size: Size, joint: JointTransformer) -> None:
+        """The first layers of ``joint`` against the formula."""
         first = joint_of(self.model, (1, 1), self.dtype)
         names = first.state_dict().keys()
         first.load_state_dict({name: value for name, value in joint.state_dict().items() if name in names}, assign=True)
+        move(first.parameters(), self.device)
         set_attention(first, choose_attention(self.device))
-        step = self._step(self.large)
-        step.joint = first
+        step = self._step(size, first)
         step.read()
         close(step()[:1], step.plain(), PLAIN_TOLERANCE)
 
@@ -344,41 +327,6 @@ class Trial:
         if found is None:
             raise LookupError("A part before it failed.")
         return found
-
-
-def random_weights(module: Any, device: torch.device) -> Any:
-    """``module``, on the meta device so far, with weights of which every layer keeps the size of its numbers."""
-    module.to_empty(device=device)
-    for name, parameter in module.named_parameters():
-        if parameter.ndim > 1:
-            parameter.normal_(std=max(1, parameter[0].numel()) ** -0.5)
-        else:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-    return module
-
-
-def move(tensors: Any, device: torch.device) -> None:
-    """Each to ``device``, one at a time."""
-    for tensor in tensors:
-        tensor.data = tensor.data.to(device)
-
-
-def close(found: Predictions, expected: Predictions, tolerance: float, device: torch.device | None = None) -> None:
-    """ArithmeticError unless the root mean square of each difference is below ``tolerance`` of the numbers' own."""
-    for mine, its in zip(found, expected, strict=True):
-        for one, other in zip(mine, its, strict=True):
-            there = one.double(), other.to(device or one.device).double()
-            error = float((there[0] - there[1]).square().mean().sqrt() / there[1].square().mean().sqrt())
-            if not error < tolerance:
-                raise ArithmeticError(f"The result is off by {error:.2%}.")
-
-
-def same(found: Predictions, expected: Predictions) -> None:
-    """ArithmeticError unless both are the same to the last bit."""
-    for mine, its in zip(found, expected, strict=True):
-        for one, other in zip(mine, its, strict=True):
-            if not torch.equal(one.cpu(), other):
-                raise ArithmeticError("The streamed result isn't the resident one.")
 
 
 def _kernel(joint: JointTransformer) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from mova import fused
 from mova.__main__ import main
-from mova.bench import ceilings, device
+from mova.bench import ceilings, stepping
 from mova.bench.device import Trial
 from mova.bench.figures import Figure, Result, Trouble, guarded, lines, write_json
 from mova.bench.run import report
@@ -62,11 +62,11 @@ def test_every_part_is_measured(model: Model) -> None:
 
 
 def test_a_step_that_is_wrong_is_not_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(step: device.Step) -> device.Predictions:
+    def wrong(step: stepping.Step) -> stepping.Predictions:
         return [(video + 1, audio) for video, audio in right(step)]
 
-    right = device.Step.plain
-    monkeypatch.setattr(device.Step, "plain", wrong)
+    right = stepping.Step.plain
+    monkeypatch.setattr(stepping.Step, "plain", wrong)
     results = list(trial(model).run())
     assert not any(isinstance(result, Figure) and "a step" in result.name for result in results)
     assert "off by" in reason(results, "small resident")
@@ -74,18 +74,30 @@ def test_a_step_that_is_wrong_is_not_told(model: Model, monkeypatch: pytest.Monk
 
 
 def test_a_streamed_step_must_be_equal_to_the_last_bit(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = device.Step.__call__
+    whole = stepping.Step.__call__
 
-    def nudged(step: device.Step, lend: device.Lend = device.keep) -> device.Predictions:
+    def nudged(step: stepping.Step, lend: stepping.Lend = stepping.keep) -> stepping.Predictions:
         result = whole(step, lend)
-        if lend is not device.keep:
+        if lend is not stepping.keep:
             result[0][0].view(-1)[0] += 1
         return result
 
-    monkeypatch.setattr(device.Step, "__call__", nudged)
+    monkeypatch.setattr(stepping.Step, "__call__", nudged)
     results = list(trial(model).run())
-    assert "isn't the resident one" in reason(results, "small streamed")
+    assert "to the last bit" in reason(results, "small streamed")
     assert not any(isinstance(result, Figure) and result.subject.startswith("streamed") for result in results)
+
+
+def test_a_card_too_small_for_an_expert_is_measured_streaming(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(trial: Trial) -> Iterator[Figure]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+        yield
+
+    monkeypatch.setattr(Trial, "resident_step", no_room)
+    results = list(trial(model).run())
+    found = {result.subject for result in results if isinstance(result, Figure) and "a step" in result.name}
+    assert "streamed" in found
+    assert not any("resident" in subject for subject in found)
 
 
 def test_when_the_time_is_over_nothing_more_begins(model: Model) -> None:

@@ -135,6 +135,27 @@ def test_streamed_is_resident(
     assert (lane.held_bytes, lane.pinned_bytes) == (0, 0)
 
 
+def test_another_plan_has_the_device_for_itself(playground: Path, picture: Image.Image, clip: Clip) -> None:
+    """What a plan kept there for good is gone before the next one, which doesn't count on it, computes anything."""
+    lane = StandIn()
+    streamed = streaming(playground, lane)
+    kept = replace(streamed.plan(TINY), device="cuda", slots=4 * LAYERS, buffers=2, offload="none", text="device")
+    streamed(PROMPT, picture, spec=TINY, plan=kept).audio  # noqa: B018  decoded, so that its VAE is there
+    assert lane.held_bytes
+    assert streamed.placement.kept
+    held: dict[str, int] = {}
+
+    def listen(phase: str, _index: int, _total: int) -> None:
+        held.setdefault(phase, lane.held_bytes if phase == "frame" else len(streamed.placement.kept))
+
+    plan = replace(kept, slots=2, offload="layer")
+    assert same(streamed(PROMPT, picture, spec=TINY, plan=plan, on_step=listen), clip)
+    assert held["frame"] == 0
+    assert held["denoising"] == 0
+    streamed.close()
+    lane.check()
+
+
 def test_each_layer_is_copied_once_a_step(playground: Path, picture: Image.Image) -> None:
     lane = StandIn()
     streamed = streaming(playground, lane)
@@ -338,8 +359,11 @@ def test_reused_steps_copy_less(tmp_path: Path, picture: Image.Image, monkeypatc
     lane = StandIn()
     streamed = streaming(checkpoint, lane)
     spec = changed(num_inference_steps=8)
-    plan = replace(streamed.plan(spec, preset="fastest"), slots=2, buffers=2, offload="layer", text_kv=False)
-    assert streamed(PROMPT, picture, spec=spec, plan=plan).video_latents.isfinite().all()
-    assert lane.copies < LAYERS * spec.num_inference_steps
+    for cached in (False, True):  # with text read at the switch, which comes after a step that was left out
+        before = lane.copies
+        plan = replace(streamed.plan(spec, preset="fastest"), slots=2, buffers=2, offload="layer", text_kv=cached)
+        assert streamed(PROMPT, picture, spec=spec, plan=plan).video_latents.isfinite().all()
+        reading = 2 * 2 * LAYERS if cached else 0  # two prompts, two experts
+        assert lane.copies - before - reading < LAYERS * spec.num_inference_steps
     streamed.close()
     lane.check()
