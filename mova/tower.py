@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,6 +15,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from mova import fused
 from mova.attention import Attention, KeyValue, Rotary, chunks_of
@@ -217,7 +219,9 @@ class Float32Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``input`` [..., in_features] to [..., out_features], float32 or better."""
         dtype = torch.promote_types(torch.promote_types(input.dtype, self.weight.dtype), torch.float32)
-        with torch.autocast(input.device.type, enabled=False):  # under which training would round it after all
+        device = input.device.type
+        # Under autocast training would round it after all; the meta device knows none.
+        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
             return F.linear(input.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
