@@ -285,6 +285,20 @@ def test_decoding_goes_on_in_tiles(pipeline: MovaPipeline, picture: Image.Image)
     torch.testing.assert_close(torch.cat(frames), whole, atol=1e-4, rtol=0)
 
 
+def test_the_frame_is_encoded_in_tiles(pipeline: MovaPipeline, picture: Image.Image) -> None:
+    spec, guide = changed(width=1040, height=64), guidance(5.0)
+    wide = picture.resize((1040, 64))
+    with Scarce(1 << 40) as roomy:
+        expected = pipeline.prepare([PROMPT], spec, guide, wide).condition
+    planned = pipeline.planned(spec)
+    with Scarce(roomy.largest - 1) as scarce:
+        condition = pipeline.prepare([PROMPT], spec, guide, wide, planned=planned).condition
+    assert scarce.refused
+    assert planned.plan.vae_tile is not None
+    assert "Memory ran out while encoding the frame" in planned.notes[0]
+    torch.testing.assert_close(condition, expected, atol=1e-4, rtol=0)
+
+
 def test_the_prompt_is_read_part_by_part(playground: Path, picture: Image.Image, clip: Clip) -> None:
     pipeline = with_card(MovaPipeline.from_pretrained(playground, device="cpu"))
     planned = pipeline.planned(TINY, replace(pipeline.plan(TINY), device="cuda", offload="component", text="device"))
