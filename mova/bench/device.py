@@ -93,8 +93,8 @@ class Trial:
         )
         for name, part in parts:
             yield from guarded(self.section, name, partial(self._in_time, part))
-            gc.collect()
             if self.device.type == "cuda":
+                gc.collect()
                 torch.cuda.empty_cache()
         fused.use(compiled=False)
 

@@ -33,11 +33,14 @@ def model(playground: Path) -> Model:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is measured for long, and formulas stand for compiled ones."""
+    """Nothing is measured for long, on one thread, and formulas stand for compiled ones."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     monkeypatch.setattr(fused, "_compiled", lambda formula, *_variant: formula)
     monkeypatch.setattr(ceilings, "COPIED", 1 << 10)
     monkeypatch.setattr(ceilings, "LASTING", 0.0)
     yield
+    torch.set_num_threads(threads)
     assert not fused._Choice.devices
 
 

@@ -24,8 +24,8 @@ from mova.bench.simulated import simulate
 from mova.bench.sizes import LARGE, SMALL, Size
 from mova.bench.structure import CHUNK
 from mova.model import Model
-from mova.plan import Plan
-from mova.plan_text import CARDS, GIB, Cell, cells
+from mova.plan import Plan, plan_for
+from mova.plan_text import CARDS, GIB, Cell, cells, machine
 from mova.plan_text import SIZES as CLIPS
 from mova.released import RELEASED_360P as MODEL
 from mova.spec import ClipSpec
@@ -180,10 +180,31 @@ DISTINCT = list({alike(cell): cell for cell in reversed(PLANNED)}.values())  # o
 @pytest.mark.parametrize("cell", DISTINCT, ids=lambda cell: f"{cell.vram} GB, {cell.size}, {cell.weights}")
 def test_a_plan_holds_what_it_says_and_no_more_than_there_is(cell: Cell) -> None:
     assert isinstance(cell.plan, Plan)
-    plan = cell.plan if cell.plan.weights == "stored" else replace(cell.plan, preset="light")
-    held = simulate(MODEL, CLIPS[cell.size], plan)
-    for phase in cell.plan.phases:
-        assert held[phase.name].device <= phase.vram <= CARDS[cell.vram].free, phase.name
-        assert held[phase.name].host <= phase.ram <= cell.ram * GIB, phase.name
+    check(cell.plan, CLIPS[cell.size], cell.vram, cell.ram)
+
+
+@pytest.mark.parametrize("size", CLIPS)
+@pytest.mark.parametrize(("offload", "vram"), [("layer", 24), ("component", 48), ("component", 80), ("none", 141)])
+def test_a_mode_that_was_asked_for_holds_what_it_says(offload: str, vram: int, size: str) -> None:
+    plan = plan_for(MODEL, CLIPS[size], machine(CARDS[vram], 64), offload=offload)
+    assert plan.offload == offload
+    check(plan, CLIPS[size], vram, 64)
+
+
+def test_pictures_in_tiles_hold_what_the_plan_says() -> None:
+    clip = CLIPS["720p"].model_copy(update={"num_frames": 81})
+    plan = plan_for(MODEL, clip, machine(CARDS[8], 32))
+    assert plan.vae_tile
+    assert not plan.tiles_wait
+    check(plan, clip, 8, 32)
+
+
+def check(plan: Plan, clip: ClipSpec, vram: int, ram: int) -> None:
+    """What is held is within what was planned, and that within what there is."""
+    simulable = plan if plan.weights == "stored" else replace(plan, preset="light")
+    held = simulate(MODEL, clip, simulable)
+    for phase in plan.phases:
+        assert held[phase.name].device <= phase.vram <= CARDS[vram].free, phase.name
+        assert held[phase.name].host <= phase.ram <= ram * GIB, phase.name
         # And not much less: what is left over could hold layers.
         assert phase.vram <= 1.05 * held[phase.name].device + 1e9, phase.name
