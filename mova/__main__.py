@@ -224,6 +224,11 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 def _described(options: argparse.Namespace, here: Resources) -> Resources:
     """This machine, but for what the options say of another."""
+    for name in ("vram", "ram"):
+        if (getattr(options, name) or 0) < 0:
+            raise ValueError(
+                f"--{name} {getattr(options, name):g} is negative; give the GiB that are free, 0 for none."
+            )
     ram = here.ram_free if options.ram is None else int(options.ram * GIB)
     card = here.card
     if options.vram is not None or options.card is not None:

@@ -52,7 +52,9 @@ def find_clips(folder: Path) -> list[CaptionedClip]:
         raise ClipError(f"{folder} is not a folder. Name the one that holds the clips.")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise ClipError(f"{folder} holds no clip ({', '.join(sorted(SUFFIXES))}).")
+        raise ClipError(
+            f"{folder} holds no clip ({', '.join(sorted(SUFFIXES))}). Put some there, each with its caption."
+        )
     listed = _listed(folder / CAPTIONS)
     found = [CaptionedClip(path, _beside(path) or listed.get(path.name, "")) for path in paths]
     if bare := [clip.path.name for clip in found if not clip.caption]:
